@@ -1,0 +1,64 @@
+"""Celery: the app, its queues and schedule, and the one way to start work later.
+
+Redis (or RabbitMQ) is a wake-up, not a memory: what has to be done stands in PostgreSQL, so every task is coalesced,
+carries ids only, and finds nothing to do when it runs twice.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import setup_logging, task_postrun, task_prerun
+from django.conf import settings
+from django.db import close_old_connections, transaction
+from kombu import Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "leadengine.settings")
+
+INBOUND = "whatsapp.inbound"
+SENDING = "whatsapp.send.messages"
+MAINTENANCE = "whatsapp.maintenance"
+DEFAULT = "leadengine.default"
+
+app = Celery("leadengine")
+app.conf.update(
+    broker_url=settings.CELERY_BROKER_URL,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    # A publish must not hang a request when Redis is away: the sweeper repairs a lost wake-up.
+    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600},
+    task_publish_retry=False,
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    worker_hijack_root_logger=False,
+    worker_cancel_long_running_tasks_on_connection_loss=False,
+    task_default_queue=DEFAULT,
+    task_queues=[Queue(name) for name in (SENDING, INBOUND, MAINTENANCE, DEFAULT)],
+    task_create_missing_queues=False,
+    timezone="UTC",
+)
+# Celery's Django fixup would close the connection around every task (5 ms); close_old_connections below heals it.
+app.conf["CELERY_DB_REUSE_MAX"] = 1_000_000_000
+app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.operations"])
+
+
+def enqueue(task: Task, **ids: Any) -> None:
+    """Start a task once the running transaction has committed. A queue that is away is not an error here."""
+    from leadengine.wake import publish
+
+    transaction.on_commit(lambda: publish(task, **ids))
+
+
+@setup_logging.connect
+def _keep_our_logging(**_: Any) -> None:
+    """leadengine.logging owns the root logger."""
+
+
+@task_prerun.connect
+@task_postrun.connect
+def _heal_connections(**_: Any) -> None:
+    close_old_connections()

@@ -1,0 +1,124 @@
+"""Every Prometheus metric, declared once. No label holds a tenant, user, ticket, session or phone.
+
+Label combinations known beforehand are created at start (`prepare`), so that a counter's first increment is seen.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+from prometheus_client import Counter, Gauge, Histogram
+
+FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)
+
+# --- HTTP of our own (spec/operations.md section 3) -------------------------------------------------------------
+http_requests = Counter("turbozap_http_requests_total", "Our HTTP requests", ["method", "view", "status"])
+http_seconds = Histogram(
+    "turbozap_http_requests_duration_seconds", "Our HTTP requests", ["method", "view", "status"], buckets=HTTP
+)
+
+# --- Webhook and pipeline (spec/inbound.md section 14) ----------------------------------------------------------
+webhook_events = Counter(
+    "whatsapp_webhook_events_total", "Fates of what the broker delivered", ["result", "reason", "payload_type"]
+)
+raw_ignored = Counter("whatsapp_raw_ignored_total", "Raw entries that are no inbound message", ["cause"])
+message_effects = Counter("whatsapp_message_effects_total", "Effects on messages that exist", ["effect"])
+webhook_ack_seconds = Histogram("whatsapp_webhook_ack_seconds", "Webhook request to its answer", buckets=FAST)
+inbound_latency_seconds = Histogram("whatsapp_inbound_latency_seconds", "Webhook received to committed", buckets=LONG)
+broker_lag_seconds = Histogram("whatsapp_inbound_broker_lag_seconds", "Message sent to webhook received", buckets=LONG)
+dedupe = Counter("whatsapp_dedupe_total", "Messages seen, by whether they were known", ["outcome"])
+drain_batches = Counter("whatsapp_drain_batches_total", "Batches of the inbound drain", ["result"])
+wakeups_missed = Counter("leadengine_wakeups_missed_total", "Wake-ups the queue engine did not take", ["task"])
+
+# --- Calls to the broker and sends (spec/broker.md section 7, spec/outbound.md section 15) ----------------------
+broker_requests = Counter(
+    "whatsapp_http_requests_total", "Calls to the broker", ["route", "method", "status", "result"]
+)
+broker_request_seconds = Histogram("whatsapp_http_request_seconds", "Calls to the broker", ["route"], buckets=LONG)
+outbound = Counter("whatsapp_outbound_total", "Outbound messages by state reached", ["origin", "type", "status"])
+outbound_latency_seconds = Histogram(
+    "whatsapp_outbound_latency_seconds", "Accepted to sent", ["type"], buckets=LONG
+)
+outbound_attempts = Counter("whatsapp_outbound_attempts_total", "Tries to send, by their outcome", ["code"])
+outbound_settled = Counter("whatsapp_outbound_settled_total", "What settled an unknown outcome", ["by"])
+outbound_replays = Counter("whatsapp_outbound_idempotent_replays_total", "Doors answered from an earlier row")
+outbound_collisions = Counter("whatsapp_outbound_collisions_total", "Sends refused because of a newer answer")
+messages_sent = Counter("turbozap_messages_sent_total", "Messages the broker accepted", ["instance_name", "type"])
+messages_received = Counter("turbozap_messages_received_total", "Inbound messages stored", ["instance_name", "type"])
+messages_failed = Counter(
+    "turbozap_messages_failed_total", "Messages that ended FAILED", ["instance_name", "type", "reason"]
+)
+
+# --- Tickets (spec/tickets-leads.md section 14) -----------------------------------------------------------------
+tickets_opened = Counter("tickets_opened_total", "Tickets opened", ["cause"])
+tickets_closed = Counter("tickets_closed_total", "Tickets ended", ["outcome"])
+tickets_reopened = Counter("tickets_reopened_total", "Tickets reopened")
+assign_conflicts = Counter("ticket_assign_conflicts_total", "Takes that lost a race")
+first_response_seconds = Histogram("ticket_first_response_seconds", "First inbound to first answer", buckets=LONG)
+logins = Counter("logins_total", "Logins", ["result"])
+
+# --- Realtime (spec/inbox.md section 20) ------------------------------------------------------------------------
+ws_connections = Gauge("ws_connections", "Open sockets", multiprocess_mode="livesum")
+ws_events = Counter("ws_events_total", "Events broadcast", ["event"])
+ws_delivery_seconds = Histogram("ws_delivery_seconds", "Event published to frame written", buckets=FAST)
+ws_closed = Counter("ws_closed_total", "Sockets closed by us", ["code"])
+ws_dropped = Counter("ws_dropped_total", "Frames a slow socket lost; the ping cursor repairs it")
+realtime_divergence = Counter("realtime_divergence_total", "Times a client or hub was found behind")
+broadcasts_missed = Counter("ws_broadcasts_missed_total", "Broadcasts Redis did not take")
+
+MESSAGE_TYPES = (
+    "text", "image", "video", "audio", "document", "buttons_response", "list_response", "poll", "poll_choice",
+    "location", "contact", "unknown",
+)  # fmt: skip
+_MESSAGE_REASONS = {
+    "accepted": ("ok", "raw_inbound_normalized", "message_enriched", "outbound_echo"),
+    "ignored": ("message_duplicate",),
+}
+REASONS = {
+    "accepted": (
+        "ok", "raw_inbound_normalized", "message_enriched", "outbound_echo", "reaction", "poll_choice", "ack_applied",
+        "empty",
+    ),
+    "ignored": (
+        "raw_inbound_ignored", "raw_fallback_disabled", "message_duplicate", "unsupported_event", "invalid_contract",
+        "missing_instance", "unknown_instance", "no_sender", "status_broadcast", "newsletter", "ack_noop",
+        "ack_regression", "ack_message_not_found", "ack_not_outgoing", "ack_unknown_status", "poll_choice_invalid",
+        "poll_choice_duplicate",
+    ),
+    "rejected": (
+        "missing_authorization", "invalid_api_key", "no_key_configured", "invalid_signature", "invalid_json",
+        "body_too_large", "rate_limited",
+    ),
+    "failed": ("processing_error", "storage_unavailable"),
+}  # fmt: skip
+RAW_CAUSES = (
+    "invalid_entry", "status_broadcast", "newsletter", "from_me", "message_stub", "empty_message",
+    "protocol_message", "history_sync", "sender_key_only",
+)  # fmt: skip
+EFFECTS = (
+    "echo_settled", "echo_stored", "edit", "revoke", "reaction_set", "reaction_removed", "parked_ack_applied",
+)  # fmt: skip
+
+
+def prepare() -> None:
+    """Create every label combination known beforehand, with 0."""
+    for result, reasons in REASONS.items():
+        for reason in reasons:
+            webhook_events.labels(result=result, reason=reason, payload_type="none")
+    for result, reasons in _MESSAGE_REASONS.items():
+        for reason, payload_type in product(reasons, MESSAGE_TYPES):
+            webhook_events.labels(result=result, reason=reason, payload_type=payload_type)
+    for cause in RAW_CAUSES:
+        raw_ignored.labels(cause=cause)
+    for effect in EFFECTS:
+        message_effects.labels(effect=effect)
+    for outcome in ("hit", "miss"):
+        dedupe.labels(outcome=outcome)
+    for by in ("answer", "echo", "ack", "resend"):
+        outbound_settled.labels(by=by)
+    for result in ("ok", "bisected", "failed"):
+        drain_batches.labels(result=result)
+    for result in ("success", "failure", "locked"):
+        logins.labels(result=result)

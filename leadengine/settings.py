@@ -1,0 +1,330 @@
+"""Every setting, read from the environment here and nowhere else (docs/reference/settings.md lists them).
+
+Order: the environment, then `.env`, then `<data-dir>/run.env` that `manage.py up` wrote. A wrong value stops the
+start-up with one sentence that names the variable.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import environ
+
+from leadengine.errors import ConfigurationError
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATA_DIR = Path(os.environ.get("LEADENGINE_DATA_DIR") or BASE_DIR / ".data").resolve()
+
+for _file in (BASE_DIR / ".env", DATA_DIR / "run.env"):
+    if _file.is_file():
+        environ.Env.read_env(str(_file), overwrite=False)
+
+
+def text(name: str, default: str = "") -> str:
+    return os.environ.get(name, "").strip() or default
+
+
+def flag(name: str, default: bool) -> bool:
+    word = text(name).lower()
+    if not word:
+        return default
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off"}:
+        return False
+    raise ConfigurationError(f"{name} must be true or false, not {word!r}: correct it and start again.")
+
+
+def number(name: str, default: int, *, least: int = 0) -> int:
+    word = text(name)
+    if not word:
+        return default
+    if not word.lstrip("-").isdigit() or int(word) < least:
+        raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {word!r}.")
+    return int(word)
+
+
+def words(name: str, default: str = "") -> list[str]:
+    return [word.strip() for word in text(name, default).split(",") if word.strip()]
+
+
+# --- What must not be set -------------------------------------------------------------------------------------
+if "WHATSAPP_MODE" in os.environ:
+    raise ConfigurationError(
+        "WHATSAPP_MODE is set, but the WhatsApp transport is HTTP only: remove the variable and start again."
+    )
+if any(name.startswith("WHATSAPP_SESSION_STORE_") for name in os.environ):
+    warnings.warn(
+        "WHATSAPP_SESSION_STORE_* belongs to the removed sidecar and is not used: remove it.", stacklevel=1
+    )
+
+# --- Process --------------------------------------------------------------------------------------------------
+# What this process is for: web, worker, sender, beat, simulator, command. Set by `up`, compose and systemd.
+PROCESS = text("LEADENGINE_PROCESS", "command")
+SERVING = PROCESS in {"web", "worker", "sender", "beat"}
+# The environment's DEBUG means development: simulator allowed, plain-HTTP cookies, readable logs. Django's own
+# DEBUG stays off: its error pages and query log would show secrets and grow without end.
+DEVELOPMENT = flag("DEBUG", default=False)
+DEBUG = False
+LOG_LEVEL = text("LOG_LEVEL", "info").upper()
+LOG_FORMAT = text("LOG_FORMAT", "console" if DEVELOPMENT else "json")
+
+# --- Security -------------------------------------------------------------------------------------------------
+SECRET_KEY = text("SECRET_KEY")
+if not SECRET_KEY:
+    if SERVING:
+        raise ConfigurationError("SECRET_KEY is not set: set it to 50 or more random characters.")
+    SECRET_KEY = secrets.token_urlsafe(50)
+elif len(SECRET_KEY) < 32 and not DEVELOPMENT:
+    raise ConfigurationError("SECRET_KEY is too short: set it to 50 or more random characters.")
+
+PUBLIC_BASE_URL = text("PUBLIC_BASE_URL", "http://127.0.0.1:8000").rstrip("/")
+_public = urlsplit(PUBLIC_BASE_URL)
+_https = _public.scheme == "https"
+ALLOWED_HOSTS = words("ALLOWED_HOSTS") or ["127.0.0.1", "localhost", "[::1]", _public.hostname or "localhost"]
+CSRF_TRUSTED_ORIGINS = [PUBLIC_BASE_URL]
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = number("SESSION_REMEMBER_DAYS", 30, least=1) * 86_400
+SESSION_HOURS = number("SESSION_HOURS", 12, least=1)
+SECURE_SSL_REDIRECT = _https and flag("SECURE_SSL_REDIRECT", default=True)
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if flag("TRUST_PROXY_TLS", default=False) else None
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+SILENCED_SYSTEM_CHECKS: list[str] = []
+AUTH_USER_MODEL = "accounts.User"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "/inbox/"
+LOGIN_MAX_FAILURES = number("LOGIN_MAX_FAILURES", 5, least=1)
+LOGIN_LOCK_MINUTES = number("LOGIN_LOCK_MINUTES", 15, least=1)
+API_TOKEN_TTL_HOURS = number("API_TOKEN_TTL_HOURS", 24, least=1)
+# Argon2id with OWASP's least parameters (19 MiB, 2 passes): about 25 ms, so that provisioning many users takes seconds.
+PASSWORD_HASHERS = ["leadengine.accounts.hashers.Argon2", "django.contrib.auth.hashers.PBKDF2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+# --- Apps -----------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold.apps.BasicAppConfig",
+    "unfold.contrib.filters",
+    "leadengine.admin_site.BackOfficeConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "channels",
+    "rest_framework",
+    "drf_spectacular",
+    "django_htmx",
+    "django_prometheus",
+    "leadengine.realtime",
+    "leadengine.accounts",
+    "leads",
+    "tickets",
+    "whatsapp",
+    "leadengine.operations",
+    "leadengine.embedded",
+]
+MIDDLEWARE = [
+    "leadengine.middleware.RequestIdMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "leadengine.middleware.ContentSecurityPolicyMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "leadengine.accounts.middleware.AccountMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+    "leadengine.middleware.MeasureMiddleware",  # synchronous on purpose: see its docstring
+]
+ROOT_URLCONF = "leadengine.urls"
+ASGI_APPLICATION = "leadengine.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "leadengine" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "leadengine.accounts.context.page",
+            ],
+        },
+    }
+]
+
+# --- Database -------------------------------------------------------------------------------------------------
+DATABASE_URL = text("DATABASE_URL")  # role leadengine_app: every process
+ADMIN_DATABASE_URL = text("ADMIN_DATABASE_URL")  # role leadengine_owner: migrations only
+DATABASE_BACKUP_URL = text("DATABASE_BACKUP_URL")
+RLS_STRICT = flag("RLS_STRICT", default=False)
+if SERVING and not DATABASE_URL:
+    raise ConfigurationError("DATABASE_URL is not set: set it, or start everything with `python3 manage.py up`.")
+
+
+def database(url: str) -> dict[str, Any]:
+    if urlsplit(url).scheme not in {"postgres", "postgresql", "psql"}:
+        raise ConfigurationError("DATABASE_URL must be a postgres:// address: only PostgreSQL 15 or newer works.")
+    return {
+        **environ.Env.db_url_config(url),
+        "CONN_HEALTH_CHECKS": True,
+        "DISABLE_SERVER_SIDE_CURSORS": True,  # PgBouncer in transaction mode
+        "TEST": {"MIRROR": None},
+    }
+
+
+DATABASES: dict[str, dict[str, Any]] = {}
+if DATABASE_URL:
+    DATABASES["default"] = database(DATABASE_URL)
+    if PROCESS in {"web", "sender"}:
+        # ASGI runs each request in a thread of its own: persistent connections would leak one per thread.
+        DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 2, "max_size": 24, "timeout": 10}}
+    else:
+        DATABASES["default"]["CONN_MAX_AGE"] = None
+if ADMIN_DATABASE_URL:
+    DATABASES["owner"] = database(ADMIN_DATABASE_URL)
+
+# --- Redis, channel layer, Celery -----------------------------------------------------------------------------
+REDIS_URL = text("REDIS_URL")
+if SERVING and not REDIS_URL:
+    raise ConfigurationError("REDIS_URL is not set: set it, or start everything with `python3 manage.py up`.")
+CHANNEL_REDIS_URLS = words("CHANNEL_REDIS_URLS") or ([REDIS_URL] if REDIS_URL else [])
+CHANNEL_LAYERS = (
+    {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            # redis-py 8 closes an idle subscription after 5 s unless its socket has no time-out.
+            "CONFIG": {"hosts": [{"address": url, "socket_timeout": None} for url in CHANNEL_REDIS_URLS]},
+        }
+    }
+    if CHANNEL_REDIS_URLS
+    else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+)
+CELERY_BROKER_URL = text("CELERY_BROKER_URL") or text("RABBITMQ_URL") or REDIS_URL or "memory://"
+WORKER_COUNT = number("RABBITMQ_WORKER_COUNT", 2, least=1)
+
+# --- WhatsApp: the broker -------------------------------------------------------------------------------------
+WHATSAPP_BROKER_URL = text("WHATSAPP_BROKER_URL").rstrip("/")
+WHATSAPP_BROKER_API_KEY = words("WHATSAPP_BROKER_API_KEY")
+WHATSAPP_BROKER_ADAPTER = text("WHATSAPP_BROKER_ADAPTER", "baileys_http")
+WHATSAPP_BROKER_TIMEOUT_MS = number("WHATSAPP_BROKER_TIMEOUT_MS", 15_000, least=1000)
+WHATSAPP_BROKER_SEND_TIMEOUT_MS = number("WHATSAPP_BROKER_SEND_TIMEOUT_MS", 60_000)
+if WHATSAPP_BROKER_SEND_TIMEOUT_MS < 60_000:
+    raise ConfigurationError(
+        "WHATSAPP_BROKER_SEND_TIMEOUT_MS must be at least 60000: a broker may type for 28 seconds before it answers."
+    )
+WHATSAPP_BROKER_SEND_ROUTE = text("WHATSAPP_BROKER_SEND_ROUTE", "auto")
+if WHATSAPP_BROKER_SEND_ROUTE not in {"auto", "send-text"}:
+    raise ConfigurationError("WHATSAPP_BROKER_SEND_ROUTE must be auto or send-text.")
+
+# --- WhatsApp: the webhook ------------------------------------------------------------------------------------
+WHATSAPP_WEBHOOK_API_KEY = words("WHATSAPP_WEBHOOK_API_KEY") or WHATSAPP_BROKER_API_KEY
+WHATSAPP_WEBHOOK_HMAC_SECRET = words("WHATSAPP_WEBHOOK_HMAC_SECRET") or (
+    WHATSAPP_BROKER_API_KEY + words("WHATSAPP_WEBHOOK_API_KEY")
+)
+WHATSAPP_WEBHOOK_SECRET_SHARED = not words("WHATSAPP_WEBHOOK_HMAC_SECRET")
+WHATSAPP_WEBHOOK_VERIFY_TOKEN = text("WHATSAPP_WEBHOOK_VERIFY_TOKEN")
+WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE = flag("WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE", default=False)
+WHATSAPP_WEBHOOK_MAX_BODY_BYTES = number("WHATSAPP_WEBHOOK_MAX_BODY_BYTES", 20_971_520, least=1024)
+WHATSAPP_WEBHOOK_UNAUTH_PER_MINUTE = number("WHATSAPP_WEBHOOK_UNAUTH_PER_MINUTE", 60, least=1)
+WHATSAPP_RAW_FALLBACK_ENABLED = flag("WHATSAPP_RAW_FALLBACK_ENABLED", default=True)
+WHATSAPP_DEFAULT_INSTANCE_ID = text("WHATSAPP_DEFAULT_INSTANCE_ID")
+WHATSAPP_TWIN_GRACE_SECONDS = number("WHATSAPP_TWIN_GRACE_SECONDS", 300)
+_KNOWN_DEFAULTS = {"change-me", "changeme", "your-api-key", "secret", "default", "test", "baileys", "minha-chave"}
+for _name in ("WHATSAPP_WEBHOOK_API_KEY", "WHATSAPP_BROKER_API_KEY", "WHATSAPP_WEBHOOK_HMAC_SECRET", "API_KEY"):
+    if _KNOWN_DEFAULTS.intersection(word.lower() for word in words(_name)):
+        raise ConfigurationError(f"{_name} holds a well-known default value: set a random one.")
+
+# --- Sending --------------------------------------------------------------------------------------------------
+OUTBOUND_TPS_DEFAULT = number("OUTBOUND_TPS_DEFAULT", 5, least=1)
+OUTBOUND_CONCURRENCY_PER_SESSION = number("OUTBOUND_CONCURRENCY_PER_SESSION", 4, least=1)
+OUTBOUND_MAX_ATTEMPTS = number("OUTBOUND_MAX_ATTEMPTS", 12, least=1)
+OUTBOUND_MAX_AGE_SECONDS = number("OUTBOUND_MAX_AGE_SECONDS", 21_600, least=60)
+OUTBOUND_REQUIRE_IDEMPOTENCY_KEY = flag("OUTBOUND_REQUIRE_IDEMPOTENCY_KEY", default=False)
+OUTBOUND_MEDIA_ALLOW_PRIVATE = flag("OUTBOUND_MEDIA_ALLOW_PRIVATE", default=False)
+TICKETS_TRANSPORTS = {"WHATSAPP": "whatsapp.transport.BrokerTransport"}
+
+# --- Realtime -------------------------------------------------------------------------------------------------
+REALTIME_ALLOWED_ORIGINS = words("REALTIME_ALLOWED_ORIGINS") or [PUBLIC_BASE_URL]
+REALTIME_HEARTBEAT_SECONDS = number("REALTIME_HEARTBEAT_SECONDS", 25, least=1)
+REALTIME_MAX_SOCKETS_PER_USER = number("REALTIME_MAX_SOCKETS_PER_USER", 10, least=1)
+REALTIME_MAX_FRAMES_PER_10S = number("REALTIME_MAX_FRAMES_PER_10S", 40, least=1)
+
+# --- API ------------------------------------------------------------------------------------------------------
+API_KEY = words("API_KEY")
+API_KEY_TENANT = text("API_KEY_TENANT")
+REST_FRAMEWORK = {
+    "EXCEPTION_HANDLER": "leadengine.envelope.handle_exception",
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "leadengine.accounts.authentication.TokenAuthentication",
+        "leadengine.accounts.authentication.CookieAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "LeadEngine",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
+}
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_048_576
+
+# --- Metrics --------------------------------------------------------------------------------------------------
+METRICS_TOKEN = text("METRICS_TOKEN")
+METRICS_ALLOWED_CIDRS = words("METRICS_ALLOWED_CIDRS", "127.0.0.0/8,::1/128")
+METRICS_MAX_INSTANCES = number("METRICS_MAX_INSTANCES", 500, least=1)
+
+# --- Language, time, files ------------------------------------------------------------------------------------
+LANGUAGE_CODE = "pt-br"
+LANGUAGES = [("pt-br", "Português"), ("en", "English")]
+LOCALE_PATHS = [BASE_DIR / "leadengine" / "locale"]
+TIME_ZONE = "America/Sao_Paulo"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = Path(text("STATIC_ROOT") or DATA_DIR / "static")
+STATICFILES_DIRS = [BASE_DIR / "leadengine" / "static"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if (STATIC_ROOT / "staticfiles.json").is_file() or "collectstatic" in sys.argv
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+
+# --- Logging --------------------------------------------------------------------------------------------------
+LOGGING_CONFIG = None  # structlog is set up by leadengine.logging, called from the first app's ready()
+
+# --- Back office ----------------------------------------------------------------------------------------------
+UNFOLD = {
+    "SITE_TITLE": "LeadEngine",
+    "SITE_HEADER": "LeadEngine",
+    "SITE_SYMBOL": "forum",
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_HISTORY": False,
+}
