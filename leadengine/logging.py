@@ -14,18 +14,22 @@ _SECRET_KEYS = re.compile(r"(password|secret|token|api_?key|authorization|cookie
 _LONG_DIGITS = re.compile(r"(?<![\w-])\+?\d{10,15}(?![\w-])")
 
 
-def configure(level: str, form: str) -> None:
-    """Send structlog and the standard library's logs to stdout, as JSON lines or readable ones (`console`)."""
+def configure(options: dict[str, str]) -> None:
+    """Send structlog and the standard library's logs to stdout. Django calls it with settings.LOGGING:
+    `level`, and `form` (`json` lines, or readable ones: `console`)."""
+    level, form = options["level"], options["form"]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        *([] if form == "console" else [structlog.processors.format_exc_info]),
         redact,
     ]
     render: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
         if form == "console"
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -45,7 +49,17 @@ def configure(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("daphne", "asyncio", "celery.worker.strategy", "celery.app.trace", "urllib3", "kombu", "psycopg.pool"):
+    for name in ("django", "django.server"):
+        logging.getLogger(name).handlers.clear()
+    for noisy in (
+        "daphne",
+        "asyncio",
+        "celery.worker.strategy",
+        "celery.app.trace",
+        "urllib3",
+        "kombu",
+        "psycopg.pool",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from itertools import product
 
+from typing import Any
+
+from django.db import transaction
 from prometheus_client import Counter, Gauge, Histogram
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -38,9 +41,7 @@ broker_requests = Counter(
 )
 broker_request_seconds = Histogram("whatsapp_http_request_seconds", "Calls to the broker", ["route"], buckets=LONG)
 outbound = Counter("whatsapp_outbound_total", "Outbound messages by state reached", ["origin", "type", "status"])
-outbound_latency_seconds = Histogram(
-    "whatsapp_outbound_latency_seconds", "Accepted to sent", ["type"], buckets=LONG
-)
+outbound_latency_seconds = Histogram("whatsapp_outbound_latency_seconds", "Accepted to sent", ["type"], buckets=LONG)
 outbound_attempts = Counter("whatsapp_outbound_attempts_total", "Tries to send, by their outcome", ["code"])
 outbound_settled = Counter("whatsapp_outbound_settled_total", "What settled an unknown outcome", ["by"])
 outbound_replays = Counter("whatsapp_outbound_idempotent_replays_total", "Doors answered from an earlier row")
@@ -122,3 +123,8 @@ def prepare() -> None:
         drain_batches.labels(result=result)
     for result in ("success", "failure", "locked"):
         logins.labels(result=result)
+
+
+def count(child: Any, amount: float = 1) -> None:
+    """Count once the running transaction has committed: what was rolled back did not happen."""
+    transaction.on_commit(lambda: child.inc(amount))

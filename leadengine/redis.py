@@ -17,5 +17,9 @@ UNAVAILABLE = (redis.RedisError, OSError)
 def client() -> redis.Redis:
     """A thread-safe client with short time-outs and no retries: a request never waits for a Redis that is away."""
     return redis.Redis.from_url(
-        settings.REDIS_URL, socket_connect_timeout=1, socket_timeout=2, retry=Retry(NoBackoff(), 0), health_check_interval=30
+        settings.REDIS_URL,
+        socket_connect_timeout=1,
+        socket_timeout=2,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=30,
     )

@@ -60,9 +60,7 @@ if "WHATSAPP_MODE" in os.environ:
         "WHATSAPP_MODE is set, but the WhatsApp transport is HTTP only: remove the variable and start again."
     )
 if any(name.startswith("WHATSAPP_SESSION_STORE_") for name in os.environ):
-    warnings.warn(
-        "WHATSAPP_SESSION_STORE_* belongs to the removed sidecar and is not used: remove it.", stacklevel=1
-    )
+    warnings.warn("WHATSAPP_SESSION_STORE_* belongs to the removed sidecar and is not used: remove it.", stacklevel=1)
 
 # --- Process --------------------------------------------------------------------------------------------------
 # What this process is for: web, worker, sender, beat, simulator, command. Set by `up`, compose and systemd.
@@ -210,17 +208,9 @@ REDIS_URL = text("REDIS_URL")
 if SERVING and not REDIS_URL:
     raise ConfigurationError("REDIS_URL is not set: set it, or start everything with `python3 manage.py up`.")
 CHANNEL_REDIS_URLS = words("CHANNEL_REDIS_URLS") or ([REDIS_URL] if REDIS_URL else [])
-CHANNEL_LAYERS = (
-    {
-        "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            # redis-py 8 closes an idle subscription after 5 s unless its socket has no time-out.
-            "CONFIG": {"hosts": [{"address": url, "socket_timeout": None} for url in CHANNEL_REDIS_URLS]},
-        }
-    }
-    if CHANNEL_REDIS_URLS
-    else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-)
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "leadengine.realtime.layer.PublishingLayer", "CONFIG": {"urls": CHANNEL_REDIS_URLS}}
+}
 CELERY_BROKER_URL = text("CELERY_BROKER_URL") or text("RABBITMQ_URL") or REDIS_URL or "memory://"
 WORKER_COUNT = number("RABBITMQ_WORKER_COUNT", 2, least=1)
 
@@ -267,6 +257,7 @@ TICKETS_TRANSPORTS = {"WHATSAPP": "whatsapp.transport.BrokerTransport"}
 
 # --- Realtime -------------------------------------------------------------------------------------------------
 REALTIME_ALLOWED_ORIGINS = words("REALTIME_ALLOWED_ORIGINS") or [PUBLIC_BASE_URL]
+REALTIME_GATE = "tickets.gate.SocketGate"
 REALTIME_HEARTBEAT_SECONDS = number("REALTIME_HEARTBEAT_SECONDS", 25, least=1)
 REALTIME_MAX_SOCKETS_PER_USER = number("REALTIME_MAX_SOCKETS_PER_USER", 10, least=1)
 REALTIME_MAX_FRAMES_PER_10S = number("REALTIME_MAX_FRAMES_PER_10S", 40, least=1)
@@ -318,7 +309,8 @@ STORAGES = {
 }
 
 # --- Logging --------------------------------------------------------------------------------------------------
-LOGGING_CONFIG = None  # structlog is set up by leadengine.logging, called from the first app's ready()
+LOGGING_CONFIG = "leadengine.logging.configure"
+LOGGING = {"level": LOG_LEVEL, "form": LOG_FORMAT}
 
 # --- Back office ----------------------------------------------------------------------------------------------
 UNFOLD = {

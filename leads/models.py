@@ -25,20 +25,20 @@ class Contact(TenantOwned):
         AGENT = "AGENT", _("agent")
         IMPORT = "IMPORT", _("import")
 
-    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PERSON)
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.PERSON, db_default="PERSON")
     name = models.CharField(_("name"), max_length=255)
     # A name set by an agent or an import is never overwritten by the broker (D10).
-    name_source = models.CharField(max_length=8, choices=NameSource, default=NameSource.BROKER)
-    push_name = models.CharField(max_length=255, blank=True, default="")
-    document = models.CharField(_("document"), max_length=40, blank=True, default="")
-    registrations = ArrayField(models.CharField(max_length=120), default=list, blank=True)
-    avatar_url = models.TextField(blank=True, default="")
-    is_blocked = models.BooleanField(_("blocked"), default=False)
+    name_source = models.CharField(max_length=8, choices=NameSource, default=NameSource.BROKER, db_default="BROKER")
+    push_name = models.CharField(max_length=255, blank=True, default="", db_default="")
+    document = models.CharField(_("document"), max_length=40, blank=True, default="", db_default="")
+    registrations = ArrayField(models.CharField(max_length=120), default=list, db_default=[], blank=True)
+    avatar_url = models.TextField(blank=True, default="", db_default="")
+    is_blocked = models.BooleanField(_("blocked"), default=False, db_default=False)
     owner = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
-    notes = models.TextField(blank=True, default="")
-    custom_fields = models.JSONField(default=dict, blank=True)
+    notes = models.TextField(blank=True, default="", db_default="")
+    custom_fields = models.JSONField(default=dict, db_default={}, blank=True)
     consent = models.JSONField(null=True, blank=True)
-    source = models.CharField(max_length=20, default="WHATSAPP")
+    source = models.CharField(max_length=20, default="WHATSAPP", db_default="WHATSAPP")
     last_interaction_at = models.DateTimeField(null=True, blank=True)
     merged_into = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.PROTECT, db_constraint=False, related_name="+"
@@ -71,8 +71,8 @@ class ContactIdentity(TenantOwned):
     contact = models.ForeignKey(Contact, on_delete=models.CASCADE, db_constraint=False, related_name="identities")
     kind = models.CharField(max_length=10, choices=Kind)
     value = models.CharField(max_length=255)
-    is_primary = models.BooleanField(default=False)
-    label = models.CharField(max_length=60, blank=True, default="")
+    is_primary = models.BooleanField(default=False, db_default=False)
+    label = models.CharField(max_length=60, blank=True, default="", db_default="")
     verified_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
@@ -129,11 +129,11 @@ class PipelineStage(TenantOwned):
     """A column of the lead board; it stands for one lead status."""
 
     name = models.CharField(max_length=60)
-    order_index = models.PositiveSmallIntegerField(default=0)
+    order_index = models.PositiveSmallIntegerField(default=0, db_default=0)
     colour = models.CharField(max_length=7, default="#5B6875")
     status = models.CharField(max_length=12, choices=LeadStatus)
-    is_won = models.BooleanField(default=False)
-    is_lost = models.BooleanField(default=False)
+    is_won = models.BooleanField(default=False, db_default=False)
+    is_lost = models.BooleanField(default=False, db_default=False)
 
     class Meta:
         verbose_name = _("pipeline stage")
@@ -153,8 +153,8 @@ class Lead(TenantOwned):
 
     contact = models.OneToOneField(Contact, on_delete=models.PROTECT, db_constraint=False, related_name="lead")
     stage = models.ForeignKey(PipelineStage, on_delete=models.PROTECT, db_constraint=False, related_name="leads")
-    status = models.CharField(max_length=12, choices=LeadStatus, default=LeadStatus.NEW)
-    source = models.CharField(max_length=12, default="WHATSAPP")
+    status = models.CharField(max_length=12, choices=LeadStatus, default=LeadStatus.NEW, db_default="NEW")
+    source = models.CharField(max_length=12, default="WHATSAPP", db_default="WHATSAPP")
     owner = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     value = models.DecimalField(max_digits=14, decimal_places=2, null=True, blank=True)
     probability = models.PositiveSmallIntegerField(default=0, db_default=0)
@@ -205,9 +205,7 @@ class LeadActivity(TenantOwned):
         Lead, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="activities"
     )
     kind = models.CharField(max_length=20, choices=Kind)
-    actor = models.ForeignKey(
-        User, null=True, blank=True, on_delete=models.SET_NULL, db_index=False, related_name="+"
-    )
+    actor = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, db_index=False, related_name="+")
     at = models.DateTimeField()
     metadata = models.JSONField(default=dict, db_default={})
 

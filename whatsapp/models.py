@@ -13,7 +13,9 @@ from django.utils.translation import gettext_lazy as _
 from leadengine.accounts.models import Tenant, TenantOwned, TenantQuerySet, User
 from leadengine.ids import uuid7
 
+# The defaults as seed 002 spells them; Django's Now() would be statement_timestamp().
 RANDOM_UUID = Func(function="gen_random_uuid", output_field=models.UUIDField())
+NOW = Func(function="now", output_field=models.DateTimeField())
 
 
 class WhatsAppSession(models.Model):
@@ -43,8 +45,8 @@ class WhatsAppSession(models.Model):
     whatsapp_info = models.JSONField(null=True, blank=True)
     connected_at = models.DateTimeField(null=True, blank=True)
     disconnected_at = models.DateTimeField(null=True, blank=True)
-    created_at = models.DateTimeField(db_default=Now(), null=True, editable=False)
-    updated_at = models.DateTimeField(db_default=Now(), null=True, editable=False)  # kept by a trigger
+    created_at = models.DateTimeField(db_default=NOW, null=True, editable=False)
+    updated_at = models.DateTimeField(db_default=NOW, null=True, editable=False)  # kept by a trigger
     duplicate_reason = models.CharField(max_length=100, null=True, blank=True)
 
     # Added. The database default of tenant_id is the scope's tenant (migration).
@@ -90,22 +92,29 @@ class WhatsAppSession(models.Model):
             models.CheckConstraint(
                 condition=Q(
                     status__in=[
-                        "disconnected", "connecting", "qrcode", "connected", "error", "duplicate", "logged_out",
+                        "disconnected",
+                        "connecting",
+                        "qrcode",
+                        "connected",
+                        "error",
+                        "duplicate",
+                        "logged_out",
                     ]
                 ),
                 name="whatsapp_sessions_status_known",
             ),
             models.UniqueConstraint(
-                fields=["owner", "phone_number"], condition=Q(status="connected"),
+                fields=["owner", "phone_number"],
+                condition=Q(status="connected"),
                 name="whatsapp_sessions_one_phone_per_owner",
             ),
             models.UniqueConstraint(
-                F("owner"), Lower("session_name"), condition=Q(deleted_at__isnull=True),
+                F("owner"),
+                Lower("session_name"),
+                condition=Q(deleted_at__isnull=True),
                 name="whatsapp_sessions_name_per_owner",
             ),
-            models.UniqueConstraint(
-                fields=["owner", "idempotency_key"], name="whatsapp_sessions_idempotency"
-            ),
+            models.UniqueConstraint(fields=["owner", "idempotency_key"], name="whatsapp_sessions_idempotency"),
         ]
         indexes: ClassVar = [
             models.Index(fields=["tenant", "owner"], name="whatsapp_sessions_tenant"),
@@ -141,8 +150,8 @@ class WhatsAppAtendimento(models.Model):
     status = models.CharField(_("status"), max_length=50, choices=Status, db_default="ATIVO")
     owner = models.ForeignKey(User, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+")
     connection_id = models.CharField(max_length=255)
-    created_at = models.DateTimeField(db_default=Now(), null=True, editable=False)
-    updated_at = models.DateTimeField(db_default=Now(), null=True, editable=False)  # kept by a trigger
+    created_at = models.DateTimeField(db_default=NOW, null=True, editable=False)
+    updated_at = models.DateTimeField(db_default=NOW, null=True, editable=False)  # kept by a trigger
 
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, db_index=False, related_name="+")
     ticket_id = models.UUIDField(null=True, blank=True, db_index=True)
@@ -168,7 +177,8 @@ class WhatsAppAtendimento(models.Model):
                 condition=Q(status__in=["ATIVO", "PAUSADO", "FECHADO"]), name="whatsapp_atendimentos_status_known"
             ),
             models.UniqueConstraint(
-                fields=["owner", "connection_id", "chat_id"], condition=Q(status="ATIVO"),
+                fields=["owner", "connection_id", "chat_id"],
+                condition=Q(status="ATIVO"),
                 name="whatsapp_atendimentos_one_active",
             ),
         ]
@@ -186,9 +196,9 @@ class SessionEvent(TenantOwned):
     session = models.ForeignKey(
         WhatsAppSession, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="events"
     )
-    old_status = models.CharField(max_length=50, blank=True, default="")
+    old_status = models.CharField(max_length=50, blank=True, default="", db_default="")
     new_status = models.CharField(max_length=50)
-    reason = models.CharField(max_length=200, blank=True, default="")
+    reason = models.CharField(max_length=200, blank=True, default="", db_default="")
     source = models.CharField(max_length=10)  # user, sync, sse, recovery, admin, api
     actor_id = models.UUIDField(null=True, blank=True)
     at = models.DateTimeField(db_default=Now())
@@ -220,8 +230,8 @@ class WebhookEvent(models.Model):
     session = models.ForeignKey(
         WhatsAppSession, null=True, on_delete=models.PROTECT, db_constraint=False, db_index=False, related_name="+"
     )
-    instance_id = models.CharField(max_length=255, blank=True, default="")
-    kind = models.CharField(max_length=40, blank=True, default="")
+    instance_id = models.CharField(max_length=255, blank=True, default="", db_default="")
+    kind = models.CharField(max_length=40, blank=True, default="", db_default="")
     source = models.CharField(max_length=8, default="webhook", db_default="webhook")  # webhook, pull, replay
     status = models.CharField(max_length=10, choices=Status, default=Status.PENDING, db_default="PENDING")
     # Conversation slot 0..1023, so that drainers can share the work without reordering a conversation.
@@ -247,7 +257,8 @@ class WebhookEvent(models.Model):
                 name="webhook_event_status_known",
             ),
             models.CheckConstraint(
-                condition=Q(status__in=["ORPHAN", "REJECTED"]) | Q(tenant__isnull=False, session__isnull=False),
+                condition=Q(status__in=["ORPHAN", "REJECTED", "PROCESSED"])
+                | Q(tenant__isnull=False, session__isnull=False),
                 name="webhook_event_has_a_session",
             ),
         ]
@@ -280,7 +291,9 @@ class WebhookItem(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     tenant = models.ForeignKey(Tenant, null=True, on_delete=models.PROTECT, db_index=False, related_name="+")
-    event = models.ForeignKey(WebhookEvent, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="items")
+    event = models.ForeignKey(
+        WebhookEvent, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="items"
+    )
     session_id = models.UUIDField(null=True)
     index = models.IntegerField()
     kind = models.CharField(max_length=10)
@@ -305,7 +318,14 @@ class WebhookItem(models.Model):
             models.CheckConstraint(
                 condition=Q(
                     fate__in=[
-                        "pending", "stored", "enriched", "duplicate", "applied", "ignored", "parked", "failed",
+                        "pending",
+                        "stored",
+                        "enriched",
+                        "duplicate",
+                        "applied",
+                        "ignored",
+                        "parked",
+                        "failed",
                         "discarded",
                     ]
                 ),
@@ -332,16 +352,14 @@ class ParkedEffect(TenantOwned):
     )
     external_id = models.CharField(max_length=255)  # of the message it is meant for
     kind = models.CharField(max_length=10)  # ack, reaction, edit, revoke
-    actor = models.CharField(max_length=255, blank=True, default="")
+    actor = models.CharField(max_length=255, blank=True, default="", db_default="")
     data = models.JSONField()
     item_id = models.UUIDField(null=True)
     expires_at = models.DateTimeField()
 
     class Meta:
         constraints: ClassVar = [
-            models.UniqueConstraint(
-                fields=["session", "external_id", "kind", "actor"], name="parked_effect_unique"
-            ),
+            models.UniqueConstraint(fields=["session", "external_id", "kind", "actor"], name="parked_effect_unique"),
         ]
         indexes: ClassVar = [models.Index(fields=["expires_at"], name="parked_effect_expiry")]
 

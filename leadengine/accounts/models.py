@@ -52,9 +52,7 @@ class TenantOwned(models.Model):
     """A row that belongs to one tenant. Its table is protected by `rls.protect` in its migration."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    tenant = models.ForeignKey(
-        Tenant, on_delete=models.PROTECT, editable=False, db_index=False, related_name="+"
-    )
+    tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, editable=False, db_index=False, related_name="+")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     updated_at = models.DateTimeField(db_default=Now(), editable=False)
 

@@ -67,15 +67,13 @@ class Message(TenantOwned):
     session_id = models.UUIDField(null=True, blank=True)
     position = models.BigIntegerField()
     direction = models.CharField(max_length=8, choices=Direction)
-    type = models.CharField(max_length=10, choices=Type, default=Type.TEXT)
+    type = models.CharField(max_length=10, choices=Type, default=Type.TEXT, db_default="TEXT")
     content = models.TextField(blank=True, default="", db_default="")
     caption = models.TextField(blank=True, default="", db_default="")
     version = models.BigIntegerField(default=0, db_default=0)
     status = models.CharField(max_length=12, choices=Status)
     source = models.CharField(max_length=10, choices=Source)
-    author = models.ForeignKey(
-        User, null=True, blank=True, on_delete=models.PROTECT, db_index=False, related_name="+"
-    )
+    author = models.ForeignKey(User, null=True, blank=True, on_delete=models.PROTECT, db_index=False, related_name="+")
     sender = models.JSONField(null=True, blank=True)  # groups: {name, phone, jid}
     reply_to = models.ForeignKey(
         "self", null=True, blank=True, on_delete=models.SET_NULL, db_constraint=False, db_index=False,
@@ -121,7 +119,8 @@ class Message(TenantOwned):
             models.UniqueConstraint(fields=["ticket", "position"], name="message_position_unique"),
             models.UniqueConstraint(fields=["session_id", "external_id"], name="message_identity_unique"),
             models.UniqueConstraint(
-                fields=["tenant", "idempotency_key"], condition=Q(idempotency_key__isnull=False),
+                fields=["tenant", "idempotency_key"],
+                condition=Q(idempotency_key__isnull=False),
                 name="message_idempotency_unique",
             ),
             models.CheckConstraint(condition=Q(position__gte=1), name="message_position_from_one"),
@@ -130,7 +129,14 @@ class Message(TenantOwned):
                 | Q(
                     direction="OUTBOUND",
                     status__in=[
-                        "SCHEDULED", "QUEUED", "SENDING", "UNCONFIRMED", "SENT", "DELIVERED", "READ", "FAILED",
+                        "SCHEDULED",
+                        "QUEUED",
+                        "SENDING",
+                        "UNCONFIRMED",
+                        "SENT",
+                        "DELIVERED",
+                        "READ",
+                        "FAILED",
                         "CANCELED",
                     ],
                 ),
@@ -239,16 +245,18 @@ class OutboundAttempt(TenantOwned):
     claim_token = models.UUIDField()
     claimed_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True, blank=True)
-    outcome = models.CharField(max_length=20, blank=True, default="")
-    code = models.CharField(max_length=40, blank=True, default="")
+    outcome = models.CharField(max_length=20, blank=True, default="", db_default="")
+    code = models.CharField(max_length=40, blank=True, default="", db_default="")
     broker_status = models.PositiveSmallIntegerField(null=True, blank=True)
-    broker_answer = models.TextField(blank=True, default="")  # first 2 KB, without keys
+    broker_answer = models.TextField(blank=True, default="", db_default="")  # first 2 KB, without keys
     latency_ms = models.PositiveIntegerField(null=True, blank=True)
 
     class Meta:
         verbose_name = _("attempt to send")
         verbose_name_plural = _("attempts to send")
-        constraints: ClassVar = [models.UniqueConstraint(fields=["message", "claim_token"], name="attempt_claim_unique")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["message", "claim_token"], name="attempt_claim_unique")
+        ]
 
     def __str__(self) -> str:
         return f"{self.message_id} #{self.number}"

@@ -15,14 +15,14 @@ class Queue(TenantOwned):
     """Where tickets wait for an agent (spec/tickets-leads.md section 2)."""
 
     name = models.CharField(_("name"), max_length=80)
-    description = models.CharField(_("description"), max_length=280, blank=True, default="")
+    description = models.CharField(_("description"), max_length=280, blank=True, default="", db_default="")
     colour = models.CharField(_("colour"), max_length=7, default="#0B6E4F")
-    is_active = models.BooleanField(_("active"), default=True)
-    order_index = models.PositiveSmallIntegerField(_("order"), default=0)
-    is_default = models.BooleanField(_("default"), default=False)
-    reopen_window_minutes = models.PositiveIntegerField(_("reopen window (min)"), default=120)
-    response_target_minutes = models.PositiveIntegerField(_("response target (min)"), default=15)
-    require_close_reason = models.BooleanField(_("require a close reason"), default=True)
+    is_active = models.BooleanField(_("active"), default=True, db_default=True)
+    order_index = models.PositiveSmallIntegerField(_("order"), default=0, db_default=0)
+    is_default = models.BooleanField(_("default"), default=False, db_default=False)
+    reopen_window_minutes = models.PositiveIntegerField(_("reopen window (min)"), default=120, db_default=120)
+    response_target_minutes = models.PositiveIntegerField(_("response target (min)"), default=15, db_default=15)
+    require_close_reason = models.BooleanField(_("require a close reason"), default=True, db_default=True)
 
     class Meta:
         verbose_name = _("queue")
@@ -48,7 +48,12 @@ class QueueMembership(TenantOwned):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="queue_memberships")
     queue = models.ForeignKey(Queue, on_delete=models.CASCADE, db_constraint=False, related_name="memberships")
-    visibility = models.CharField(max_length=14, choices=Visibility, default=Visibility.OWN_UNASSIGNED)
+    visibility = models.CharField(
+        max_length=14,
+        choices=Visibility,
+        default=Visibility.OWN_UNASSIGNED,
+        db_default="OWN_UNASSIGNED",
+    )
 
     class Meta:
         verbose_name = _("queue membership")
@@ -69,10 +74,10 @@ class CloseReason(TenantOwned):
     code = models.CharField(max_length=40)
     label = models.CharField(max_length=80)
     outcome = models.CharField(max_length=8, choices=Outcome)
-    allows_reopen = models.BooleanField(default=True)
-    requires_note = models.BooleanField(default=False)
-    is_active = models.BooleanField(default=True)
-    order_index = models.PositiveSmallIntegerField(default=0)
+    allows_reopen = models.BooleanField(default=True, db_default=True)
+    requires_note = models.BooleanField(default=False, db_default=False)
+    is_active = models.BooleanField(default=True, db_default=True)
+    order_index = models.PositiveSmallIntegerField(default=0, db_default=0)
 
     class Meta:
         verbose_name = _("close reason")

@@ -147,7 +147,7 @@ class TicketCounter(models.Model):
     """The last ticket number of a tenant. Its row lock makes numbers ascend without gaps in order."""
 
     tenant = models.OneToOneField("accounts.Tenant", primary_key=True, on_delete=models.PROTECT, related_name="+")
-    last_number = models.BigIntegerField(default=0)
+    last_number = models.BigIntegerField(default=0, db_default=0)
 
     def __str__(self) -> str:
         return str(self.last_number)
@@ -189,9 +189,7 @@ class TicketEvent(TenantOwned):
     )
     seq = models.BigIntegerField()
     kind = models.CharField(max_length=20, choices=Kind)
-    actor = models.ForeignKey(
-        User, null=True, blank=True, on_delete=models.PROTECT, db_index=False, related_name="+"
-    )
+    actor = models.ForeignKey(User, null=True, blank=True, on_delete=models.PROTECT, db_index=False, related_name="+")
     actor_kind = models.CharField(max_length=8, default="system", db_default="system")  # user, rule or system
     from_value = models.CharField(max_length=120, blank=True, default="", db_default="")
     to_value = models.CharField(max_length=120, blank=True, default="", db_default="")
@@ -220,7 +218,7 @@ class Note(TenantOwned):
     seq = models.BigIntegerField()
     author = models.ForeignKey(User, on_delete=models.PROTECT, db_index=False, related_name="+")
     body = models.CharField(max_length=4000)
-    visibility = models.CharField(max_length=8, choices=Visibility, default=Visibility.TEAM)
+    visibility = models.CharField(max_length=8, choices=Visibility, default=Visibility.TEAM, db_default="TEAM")
     mentions = models.JSONField(default=list, db_default=[])
     edited_at = models.DateTimeField(null=True, blank=True)
 
@@ -238,8 +236,8 @@ class ReadMarker(TenantOwned):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, db_index=False, related_name="+")
     ticket = models.ForeignKey(Ticket, on_delete=models.CASCADE, db_constraint=False, related_name="+")
-    last_position = models.BigIntegerField(default=0)
-    inbound_seen = models.PositiveIntegerField(default=0)
+    last_position = models.BigIntegerField(default=0, db_default=0)
+    inbound_seen = models.PositiveIntegerField(default=0, db_default=0)
 
     class Meta:
         constraints: ClassVar = [models.UniqueConstraint(fields=["user", "ticket"], name="read_marker_unique")]
@@ -257,9 +255,9 @@ class Draft(TenantOwned):
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, db_index=False, related_name="+")
     ticket = models.ForeignKey(Ticket, on_delete=models.CASCADE, db_constraint=False, related_name="+")
-    kind = models.CharField(max_length=5, choices=Kind, default=Kind.REPLY)
-    body = models.TextField(blank=True, default="")
-    upload_ids = models.JSONField(default=list)
+    kind = models.CharField(max_length=5, choices=Kind, default=Kind.REPLY, db_default="REPLY")
+    body = models.TextField(blank=True, default="", db_default="")
+    upload_ids = models.JSONField(default=list, db_default=[])
     reply_to_id = models.UUIDField(null=True, blank=True)
 
     class Meta:

@@ -36,6 +36,10 @@ class Ids:
         """Makes the id of a message that a phone sends."""
         return "3A" + self._next(9, "received", instance_id, chat)
 
+    def media_key(self, instance_id: str, owner: str) -> bytes:
+        """Makes the key of a file: 32 bytes."""
+        return bytes.fromhex(self._next(32, "media", instance_id, owner))
+
     def event(self) -> str:
         """Makes the id of an entry of the event list."""
         return "evt_" + self._next(10, "event").lower()
