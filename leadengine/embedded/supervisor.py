@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +27,8 @@ LINE_LIMIT = 65_536  # bytes; a longer line is cut
 LOG_LIMIT = 5_000_000  # bytes of a server's log file that are kept over a start
 # Order of the end, and how long each waits for its own. At the workers' end the web and beat processes must have gone
 # too.
-LIMIT = 9.6  # seconds that all stages take together at most
-STAGES = (("web", 0.5), ("beat", 0.2), ("worker", 8.0), ("simulator", 0.2), ("valkey", 0.3), ("postgres", 0.6))
+LIMIT = 9.4  # seconds that all stages take together at most
+STAGES = (("web", 0.4), ("beat", 0.1), ("worker", 8.0), ("simulator", 0.2), ("valkey", 0.2), ("postgres", 0.5))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Child:
     deaths: int = 0
     started: float = 0.0
     output: int = -1
-    waits: list[tuple[str, asyncio.Event]] = field(default_factory=list)
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=100))
+    wrote: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
@@ -72,14 +74,13 @@ class Child:
 
         Raises: UnableToStart when it has not within `patience` seconds, or died three times.
         """
-        event = asyncio.Event()
-        self.waits.append((text, event))
         deadline = time.monotonic() + patience
-        while not event.is_set():
+        while not any(text in line for line in self.lines):
             if self.deaths > 2 or time.monotonic() > deadline:
                 raise UnableToStart(f"{self.program.name} does not start: {self.last_words()}")
+            self.wrote.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(event.wait(), 0.1)
+                await asyncio.wait_for(self.wrote.wait(), 0.1)
 
     def last_words(self) -> str:
         """Say why it may have died: the end of its log, or where its lines are."""
@@ -246,10 +247,9 @@ class Supervisor:
             transport.close()
 
     def _show(self, child: Child, line: str) -> None:
+        child.lines.append(line)
+        child.wrote.set()
         self.terminal.child(child.program.name, line)
-        for text, event in child.waits:
-            if text in line:
-                event.set()
 
 
 def end_leftovers(ledger: Path) -> int:

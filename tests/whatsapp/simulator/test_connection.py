@@ -35,7 +35,7 @@ async def test_a_new_instance_shows_a_qr_for_a_minute_and_the_next_ones_for_20_s
 
 
 async def test_codes_renew_by_themselves_and_end_in_qr_timeout(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whatsapp.simulator.connection._lifetime", lambda number: 0.02)
+    monkeypatch.setattr("whatsapp.simulator.connection._lifetime", lambda _number: 0.02)
     await broker.call("POST", "/instances", {"name": "loja1"})
     await until(lambda: connection_of(broker).state == "qr_timeout")
     snapshot = await broker.snapshot()

@@ -74,7 +74,9 @@ async def test_an_edit_is_hollow_in_the_canonical_event(broker: Broker, hook: Ho
     await broker.call("POST", "/_sim/loja1/edit", {"id": "M1", "text": "olá"})
     await hook.wait(4)
     assert hook.of("MESSAGE_INBOUND")[1]["message"]["type"] is None
-    raw = hook.of("WHATSAPP_MESSAGES_UPSERT")[1]["messages"][0]["message"]["editedMessage"]["message"]["protocolMessage"]
+    raw = hook.of("WHATSAPP_MESSAGES_UPSERT")[1]["messages"][0]["message"]["editedMessage"]["message"][
+        "protocolMessage"
+    ]
     assert raw == {"key": {"id": "M1"}, "type": "MESSAGE_EDIT", "editedMessage": {"conversation": "olá"}}
 
 
@@ -128,7 +130,9 @@ async def test_a_quote_of_a_known_message_brings_its_text_and_author(broker: Bro
         ("/_sim/customers", {"count": 1, "script": "opera"}, 400, "call_invalid"),
     ],
 )
-async def test_bad_calls_are_refused_with_a_reason(path: str, body: Any, status: int, error: str, broker: Broker) -> None:
+async def test_bad_calls_are_refused_with_a_reason(
+    path: str, body: Any, status: int, error: str, broker: Broker
+) -> None:
     await broker.open()
     got, answer = await broker.call("POST", path, body)
     assert (got, answer["error"]) == (status, error)

@@ -45,7 +45,7 @@ async def test_checks_come_in_the_listed_order(start: StartBroker) -> None:
     nothing: dict[str, Any] = {}
     path = "/instances/loja1/send-text"
     assert await broker.call("POST", path, nothing) == (404, {"error": "instance_not_found"})
-    everything = {
+    everything: dict[str, Any] = {
         "offline": True,
         "rate": {"max": 0},
         "exists": False,
@@ -54,7 +54,7 @@ async def test_checks_come_in_the_listed_order(start: StartBroker) -> None:
         "humanizeMsPerChar": 0,
     }
     await broker.open(**everything)
-    lift = [
+    lift: list[tuple[Any, int, str | None, dict[str, Any]]] = [
         ({"to": "1"}, 503, "instance_offline", {"offline": False}),
         ({"to": "1"}, 429, "rate limit exceeded", {"rate": {"max": 50}}),
         ({"to": "1"}, 400, "Campos obrigatórios: to, message", {}),
@@ -275,7 +275,9 @@ async def test_acks_follow_a_send_in_the_order_asked_for(broker: Broker, hook: H
     await hook.wait(4, "WHATSAPP_MESSAGES_UPDATE")
     updates = [one["raw"]["updates"][0] for one in hook.of("WHATSAPP_MESSAGES_UPDATE")]
     assert sorted(one["update"]["status"] for one in updates) == [0, 2, 2, 4]
-    assert all(one["key"] == {"remoteJid": f"{MARIA}@s.whatsapp.net", "id": sent["id"], "fromMe": True} for one in updates)
+    assert all(
+        one["key"] == {"remoteJid": f"{MARIA}@s.whatsapp.net", "id": sent["id"], "fromMe": True} for one in updates
+    )
     assert next(one["update"] for one in updates if one["update"]["status"] == 0)["messageStubParameters"]
 
 

@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -62,15 +63,11 @@ async def test_a_refused_webhook_is_tried_six_times_with_the_same_bytes(broker: 
     await broker.open(webhook={"retryScale": 0.002})
     hook.status = 400
     await broker.inbound({"from": MARIA, "text": "oi"})
-    inbound = await until_given_up(hook, INBOUND)
+    inbound = await hook.wait(6, INBOUND)
     assert len({one.raw for one in inbound}) == 1
-    waits = [later.at - earlier.at for earlier, later in zip(inbound, inbound[1:], strict=False)]
+    waits = [later.at - earlier.at for earlier, later in pairwise(inbound)]
     assert [pytest.approx(wait, abs=0.05) for wait in (0.002, 0.006, 0.02, 0.06, 0.24)] == waits
     assert (await hook.wait(7))[6].event == UPSERT, "the twin goes its own way after the first is given up"
-
-
-async def until_given_up(hook: Hook, event: str) -> list:
-    return await hook.wait(6, event)
 
 
 async def test_a_redirect_settles_nothing_and_any_2xx_does(broker: Broker, hook: Hook) -> None:

@@ -83,7 +83,12 @@ async def test_a_poll_vote_is_as_recorded_and_is_three_webhooks_of_one_message(b
     assert shape(choice) == recorded_shape(27)
     assert choice["payload"]["aggregates"]["optionTotals"][0] == {"id": "Sim", "text": "Sim", "votes": 1}
     inbound = by_event["MESSAGE_INBOUND"]["payload"]
-    assert inbound["message"] == {"id": answer["id"], "chatId": f"{MARIA}@s.whatsapp.net", "type": "poll_update", "text": None}
+    assert inbound["message"] == {
+        "id": answer["id"],
+        "chatId": f"{MARIA}@s.whatsapp.net",
+        "type": "poll_update",
+        "text": None,
+    }
     assert inbound["metadata"]["pollChoice"]["selectedOptions"] == [{"id": "Sim", "text": "Sim"}]
     raw = by_event["WHATSAPP_MESSAGES_UPSERT"]["payload"]["messages"][0]
     assert raw["key"]["id"] == choice["payload"]["messageId"] == answer["id"]
@@ -140,7 +145,12 @@ def test_the_gaps_of_the_canonical_event(content: dict[str, Any], type_: str | N
 
 def test_a_lid_without_alt_hides_the_phone() -> None:
     message = a_message({"conversation": "oi"}, lid="1234@lid", lid_only=True)
-    assert raw_message(message)["key"] == {"remoteJid": "1234@lid", "fromMe": False, "id": "M1", "addressingMode": "lid"}
+    assert raw_message(message)["key"] == {
+        "remoteJid": "1234@lid",
+        "fromMe": False,
+        "id": "M1",
+        "addressingMode": "lid",
+    }
     assert canonical_payload(message)["contact"]["phone"] is None
 
 

@@ -21,7 +21,7 @@ class Command(BaseCommand):
         """Adds the arguments of the simulator."""
         add_arguments(parser)
 
-    def handle(self, *args: Any, **options: Any) -> None:
+    def handle(self, *_args: Any, **options: Any) -> None:
         """Serves until it is told to end."""
         if code := run(Namespace(**options)):
             sys.exit(code)

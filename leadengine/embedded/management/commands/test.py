@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from django.core.management.base import BaseCommand
 
@@ -24,6 +27,22 @@ Start an embedded PostgreSQL and Valkey in .data-test, run the linters and then 
 """
 
 
+@contextmanager
+def own_data_dir() -> Iterator[Path]:
+    """Hold .data-test, or the first of .data-test-2 … -9 when other runs have the ones before it."""
+    for name in (".data-test", *(f".data-test-{number}" for number in range(2, 10))):
+        data_dir = environment.open_data_dir(environment.ROOT / name)
+        try:
+            lock = hold(data_dir / "lock", f"`manage.py test` (process {os.getpid()})")
+        except UnableToStart as error:
+            busy = error
+            continue
+        with lock:
+            yield data_dir
+        return
+    raise busy
+
+
 class Command(BaseCommand):
     help = "Run the linters and the test suite; arguments are passed on to pytest."
 
@@ -36,8 +55,7 @@ class Command(BaseCommand):
         if arguments[:1] == ["--"]:
             arguments = arguments[1:]
         try:
-            data_dir = environment.open_data_dir(environment.ROOT / ".data-test")
-            with hold(data_dir / "lock", f"`manage.py test` (process {os.getpid()})"):
+            with own_data_dir() as data_dir:
                 code = asyncio.run(Suite(arguments, data_dir, Terminal()).run())
         except UnableToStart as error:
             self.stderr.write(str(error))

@@ -1,0 +1,136 @@
+"""What every test starts from: the real PostgreSQL as the application role, the real Valkey, two tenants."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connections
+from django.test import TransactionTestCase
+
+from leadengine.accounts.models import Tenant, User
+from leadengine.accounts.scopes import service_scope
+from leadengine.embedded.postgres import find_binaries
+from leadengine.redis import client
+from leads.services import create_default_stages
+from tests.environment import NAME, PASSWORD, SERVER, url
+from tickets.models import CloseReason, Queue, QueueMembership
+from whatsapp.models import WhatsAppSession
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT_TABLES = {"django_migrations", "django_content_type"}
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_blocker: Any) -> Iterator[None]:
+    """A fresh database with the real roles, migrated by the owner; the tests run as the application role."""
+    with psycopg.connect(SERVER.geturl(), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
+    passwords = {f"LEADENGINE_{role}_PASSWORD": PASSWORD for role in ("OWNER", "APP", "BACKUP")}
+    subprocess.run(
+        [str(find_binaries() / "psql"), "-X", "-q", "-v", f"database={NAME}", "-d", SERVER.geturl(), "-f", "deploy/postgres/roles.sql"],
+        check=True, cwd=ROOT, env={**os.environ, **passwords}, capture_output=True,
+    )  # fmt: skip
+    with django_db_blocker.unblock():
+        call_command("migrate", database="owner", verbosity=0)
+        connections["owner"].close()
+    client().flushdb()
+    yield
+    for connection in connections.all():
+        connection.close()
+
+
+def _truncate(self: TransactionTestCase) -> None:
+    """Empty the tables as the owner: the application role may not truncate, on purpose."""
+    with psycopg.connect(url("leadengine_owner"), autocommit=True) as owner:
+        rows = owner.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+        names = ", ".join(name for (name,) in rows if name not in KEPT_TABLES)
+        owner.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+
+
+TransactionTestCase._fixture_teardown = _truncate  # type: ignore[method-assign]
+
+
+@dataclass
+class World:
+    """Two tenants with their people: `ipe` is where things happen, `cedro` must never see any of it."""
+
+    ipe: Tenant
+    cedro: Tenant
+    admin: User
+    supervisor: User
+    agent: User
+    agent2: User
+    outsider: User
+    superuser: User
+    queue: Queue
+    line: WhatsAppSession
+    foreign_queue: Queue
+    foreign_line: WhatsAppSession
+
+
+REASONS = (
+    ("SOLVED", "Resolvido", "RESOLVED", True, False),
+    ("NO_ANSWER", "Sem resposta", "CLOSED", True, False),
+    ("SPAM", "Spam", "CLOSED", False, False),
+    ("OTHER", "Outro", "CLOSED", True, True),
+)
+
+
+def make_world() -> World:
+    """Create both tenants; call it inside a database test."""
+
+    def user(tenant: Tenant | None, name: str, role: str = "AGENT", **more: Any) -> User:
+        made = User(tenant=tenant, email=f"{name.lower()}@example.test", name=name, role=role, **more)
+        made.password = "!"
+        made.save()
+        return made
+
+    with service_scope("test world"):
+        ipe = Tenant.objects.create(slug="ipe", name="Ipê Calçados")
+        cedro = Tenant.objects.create(slug="cedro", name="Cedro Móveis")
+        admin, supervisor = user(ipe, "Alice", "ADMIN"), user(ipe, "Sofia", "SUPERVISOR")
+        agent, agent2 = user(ipe, "Ana"), user(ipe, "Bruno")
+        outsider = user(cedro, "Otto", "ADMIN")
+        superuser = user(None, "Root", "ADMIN", is_superuser=True)
+        queue = Queue.objects.create(tenant=ipe, name="Recepcao", is_default=True)
+        foreign_queue = Queue.objects.create(tenant=cedro, name="Vendas", is_default=True)
+        for member in (agent, agent2):
+            QueueMembership.objects.create(tenant=ipe, user=member, queue=queue)
+        for tenant in (ipe, cedro):
+            create_default_stages(tenant_id=tenant.pk)
+            for code, label, outcome, reopens, note in REASONS:
+                CloseReason.objects.create(
+                    tenant=tenant, code=code, label=label, outcome=outcome, allows_reopen=reopens, requires_note=note
+                )
+        line = WhatsAppSession.objects.create(
+            tenant=ipe, owner=admin, session_name="Loja", connection_id="inst-ipe-01", broker_instance_id="ipe-01",
+            status="connected",
+        )  # fmt: skip
+        foreign_line = WhatsAppSession.objects.create(
+            tenant=cedro, owner=outsider, session_name="Cedro", connection_id="inst-cedro-01",
+            broker_instance_id="cedro-01", status="connected",
+        )  # fmt: skip
+    return World(
+        ipe, cedro, admin, supervisor, agent, agent2, outsider, superuser, queue, line, foreign_queue, foreign_line
+    )
+
+
+@pytest.fixture
+def world(db: None) -> World:
+    """The two tenants, inside a transaction that the test rolls back."""
+    return make_world()
+
+
+@pytest.fixture
+def committed_world(transactional_db: None) -> World:
+    """The two tenants, really committed: for races, workers and sockets."""
+    client().flushdb()
+    return make_world()
