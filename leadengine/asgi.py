@@ -16,7 +16,6 @@ from django.conf import settings  # noqa: E402
 from whitenoise import WhiteNoise  # noqa: E402
 
 from leadengine.realtime.consumer import SocketConsumer  # noqa: E402
-from leadengine.realtime.session import authenticate_socket  # noqa: E402
 from leadengine.slim import slim_application  # noqa: E402
 from whatsapp.api.webhook import WebhookView  # noqa: E402
 
@@ -24,7 +23,7 @@ Scope = dict[str, Any]
 DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
 
 _webhook = slim_application(WebhookView.as_view())
-_socket = authenticate_socket(SocketConsumer.as_asgi())
+_socket = SocketConsumer.as_asgi()
 
 
 def _no_such_file(_environ: Any, start_response: Callable[..., Any]) -> list[bytes]:
@@ -32,6 +31,7 @@ def _no_such_file(_environ: Any, start_response: Callable[..., Any]) -> list[byt
     return [b""]
 
 
+settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 _static = WsgiToAsgi(
     WhiteNoise(
         _no_such_file,
@@ -40,6 +40,10 @@ _static = WsgiToAsgi(
         immutable_file_test=r"\.[0-9a-f]{12}\.",
     )
 )
+
+
+async def _no_such_socket(_scope: Scope, _receive: Any, send: Any) -> None:
+    await send({"type": "websocket.close", "code": 4404})
 
 
 async def application(
@@ -55,4 +59,4 @@ async def application(
         else:
             await _django(scope, receive, send)
     elif scope["type"] == "websocket":
-        await _socket(scope, receive, send)
+        await (_socket if scope["path"].rstrip("/") == "/ws" else _no_such_socket)(scope, receive, send)

@@ -36,6 +36,12 @@ class SessionUpdated(Event):
     risk_paused: bool
     changed_at: datetime | None
 
+    def short(self) -> dict[str, Any]:
+        """What every agent may know of a line: whether an answer can leave (D38)."""
+        names = {"session_id", "session_name", "status", "connected", "version"}
+        shown = self.model_dump(mode="json", by_alias=True, include=names)
+        return {**shown, "circuit": {"state": self.circuit.get("state")}}
+
 
 class QueueMissing(Event):
     """Messages wait because the tenant has no active queue (D22)."""

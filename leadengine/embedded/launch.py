@@ -69,6 +69,8 @@ class Launch:
         self.options = options
         self.terminal = terminal
         self.data_dir = options.data_dir
+        if count := end_leftovers(self.data_dir / "processes.json"):  # first of all: they hold our ports
+            terminal.step("left running before", f"{count} ended")
         self.state = State(self.data_dir)
         self.given = self.state.given(os.environ)
         self.sockets = [listen(options.host, self._port())]
@@ -123,8 +125,6 @@ class Launch:
 
     async def _work(self) -> int:
         began = time.monotonic()
-        if count := end_leftovers(self.supervisor.ledger):
-            self.terminal.step("left running before", f"{count} ended")
         shutil.rmtree(self.data_dir / "metrics", ignore_errors=True)
         (self.data_dir / "metrics").mkdir()
         await engines.start(self.supervisor, self.postgres, self.valkey)

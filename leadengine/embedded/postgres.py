@@ -59,19 +59,23 @@ class EmbeddedPostgres:
     """The server of `<data_dir>/postgres`: prepare(), program() under a supervisor, wait_ready(), make_roles()."""
 
     def __init__(self, data_dir: Path, state: State) -> None:
-        """Choose port and passwords, so that the addresses are known before anything runs."""
+        """Choose place, port and passwords, so that the addresses are known before anything runs.
+
+        Raises: UnableToStart.
+        """
         self.data_dir = data_dir
         self.state = state
+        self.source = self.bin = find_binaries()
+        self.pgdata = data_dir / "postgres"
+        self.account = PRESENT_USER
+        self._settle()
+        _end_orphan(self.pgdata)  # it may hold the port
         self.facts: dict[str, Any] = state.section("postgres")
         self.port = self.facts["port"] = free_port(self.facts.get("port"))
         passwords = self.facts.setdefault("passwords", {})
         for role in (SUPERUSER, *LOGINS):
             passwords.setdefault(role, secrets.token_hex(24))
         state.save()  # before there is a server that knows them
-        self.source = find_binaries()
-        self.bin = self.source
-        self.pgdata = data_dir / "postgres"
-        self.account = PRESENT_USER
 
     def url(self, role: str) -> str:
         """Return the address of the product's database for `owner`, `app` or `backup`; of the server for `postgres`."""
@@ -81,15 +85,13 @@ class EmbeddedPostgres:
         return f"postgresql://{LOGINS[role]}:{password}@127.0.0.1:{self.port}/{DATABASE}"
 
     def prepare(self) -> None:
-        """Make the data directory on the first start; end what a crash left running in it.
+        """Make the data directory on the first start.
 
         Raises: UnableToStart.
         """
-        home = self._settle()
         if not (self.pgdata / "PG_VERSION").exists():
-            self._initdb(home)
+            self._initdb()
         self._check_version()
-        _end_orphan(self.pgdata)
 
     def program(self) -> Program:
         """What the supervisor runs."""
@@ -152,11 +154,11 @@ class EmbeddedPostgres:
             shutil.rmtree(link.readlink().parent)
             link.unlink()
 
-    def _settle(self) -> Path:
-        """Decide who runs the server and where; return the directory of the data and, if need be, of the programs."""
+    def _settle(self) -> None:
+        """Decide who runs the server, where its data is, and from where its programs are run."""
         self.account = account = _account(self.pgdata)
         if account.uid is None:
-            return self.data_dir
+            return
         home = self.data_dir
         if self.pgdata.is_symlink():
             home = self.pgdata.readlink().parent
@@ -168,14 +170,13 @@ class EmbeddedPostgres:
         self.pgdata = home / "postgres"
         if not account.may("-x", self.source / "postgres"):
             self.bin = _copy_programs(self.source, home)
-        return home
 
-    def _initdb(self, home: Path) -> None:
+    def _initdb(self) -> None:
         """Make the data directory beside its place and move it there: an interrupted start leaves no half of one."""
-        unfinished = home / "postgres.new"
+        unfinished = self.pgdata.with_name("postgres.new")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        password_file = home / "postgres.password"
+        password_file = self.pgdata.with_name("postgres.password")
         password_file.touch(mode=0o600)
         if self.account.uid is not None:
             for path in (unfinished, password_file):

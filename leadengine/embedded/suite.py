@@ -37,6 +37,7 @@ class Suite:
         self.arguments = list(arguments)
         self.terminal = terminal
         self.data_dir = data_dir
+        end_leftovers(data_dir / "processes.json")
         state = State(data_dir)
         self.postgres = EmbeddedPostgres(data_dir, state)
         self.valkey = EmbeddedValkey(data_dir, state)
@@ -71,7 +72,6 @@ class Suite:
             shutil.rmtree(self.temporary, ignore_errors=True)
 
     async def _work(self) -> int:
-        end_leftovers(self.supervisor.ledger)
         await engines.start(self.supervisor, self.postgres, self.valkey)
         environ = self._environment()
         await self._find_browser(environ)

@@ -45,8 +45,8 @@ def broadcast(event: Event, facets: Facets | None = None) -> None:
         "frame": f'{{"event":"{event.name}","data":{event.model_dump_json(by_alias=True)}}}',
         "facets": (facets or Facets()).model_dump(mode="json", exclude_none=True),
     }
-    if event.name == "ticket.updated" or event.name == "messages.new":
-        item["changed"] = event.at.timestamp()
+    if (short := event.short()) is not None:
+        item["short"] = frame(event.name, short)
     connection: Any = connections[DEFAULT_DB_ALIAS]
     if not connection.in_atomic_block:
         _publish({str(event.tenant_id): [item]})

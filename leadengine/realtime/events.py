@@ -6,7 +6,7 @@ Each app defines its events once in its own `events.py`; the wire is camelCase.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -34,6 +34,10 @@ class Event(Payload):
     event_id: UUID = Field(default_factory=uuid7)
     tenant_id: UUID
     at: datetime
+
+    def short(self) -> dict[str, Any] | None:
+        """What members outside the audience may see of an `owner` event; None: nothing."""
+        return None
 
 
 class Facets(BaseModel):

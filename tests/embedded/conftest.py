@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,21 @@ from leadengine.embedded.valkey import EmbeddedValkey
 from tests.embedded import stand_in
 
 
-@pytest.fixture
-def reachable() -> Iterator[Path]:
+@contextmanager
+def directory() -> Iterator[Path]:
     """A directory that other users may pass through; pytest's own are closed to them."""
     path = Path(tempfile.mkdtemp(prefix="leadengine-"))
     path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    with directory() as path:
+        yield path
 
 
 @pytest.fixture

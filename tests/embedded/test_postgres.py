@@ -85,7 +85,7 @@ async def test_root_keeps_data_outside_a_closed_home(tmp_path: Path, monkeypatch
     copy = tmp_path / "copy"
     shutil.copytree(data_dir, copy, symlinks=True)
     with pytest.raises(UnableToStart, match="is a link to the database of"):
-        EmbeddedPostgres(copy, State(copy)).prepare()
+        EmbeddedPostgres(copy, State(copy))
     shutil.rmtree(data_dir)
     async with running(copy, postgres=True) as servers:
         assert ask(servers.postgres.url("app"), "SELECT count(*) FROM kept") == [(0,)]

@@ -93,7 +93,7 @@ def test_runtime_roles_may_not(server: EmbeddedPostgres, statement: str, role: s
     with psycopg.connect(server.url("app")) as connection:
         connection.execute("SELECT set_config('role', %s, true)", [role])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            connection.execute(sql.SQL(statement))  # type: ignore[arg-type]
+            connection.execute(sql.SQL(statement))
 
 
 def test_app_may_not_become_the_owner(server: EmbeddedPostgres) -> None:

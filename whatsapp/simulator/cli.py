@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -89,9 +90,11 @@ async def serving(config: Config, *, host: str = "127.0.0.1", port: int = 0) -> 
         await site.start()
         url = f"http://{'[' + host + ']' if ':' in host else host}:{runner.addresses[0][1]}"
         await simulator.start(url)
-        yield simulator, url
+        try:
+            yield simulator, url
+        finally:  # never before it has started: stopping writes the state file
+            await simulator.stop()
     finally:
-        await simulator.stop()
         await runner.cleanup()
 
 
@@ -104,6 +107,9 @@ def run(options: argparse.Namespace) -> int:
         asyncio.run(_serve_until_signalled(config, options.host, options.port))
     except UnusableArguments as error:
         sys.stderr.write(f"{error}\n")
+        return 1
+    except json.JSONDecodeError as error:
+        sys.stderr.write(f"The state file {options.state_file} is damaged ({error}): remove it to start anew.\n")
         return 1
     except OSError as error:
         sys.stderr.write(f"The simulator cannot serve {options.host}:{options.port}: {error.strerror}.\n")

@@ -104,10 +104,10 @@ class Simulator:
 
     async def start(self, base_url: str) -> None:
         """Takes up the saved sessions and customers and begins to live; `base_url` is where media are served."""
+        self._saved = read_state(self.config.state_file) if self.config.state_file else {}
         self.cdn.base_url = base_url
         await self.webhooks.open()
         await self.sender.open()
-        self._saved = read_state(self.config.state_file) if self.config.state_file else {}
         for saved in self._saved.get("instances", []):
             instance = self._add(saved["id"], saved["name"], saved["note"], saved["metadata"])
             instance.connection.restore(saved)

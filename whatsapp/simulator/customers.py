@@ -151,13 +151,13 @@ class Crowd:
         keen = [chat for chat in free if chat[2].talk.waits() and clock - chat[2].last_at > IMPATIENT_AFTER]
         if keen and (not able or rng.random() < NUDGE_SHARE):
             person, home, thread = rng.choice(keen)
-            beats = thread.talk.ask_again(bag.draw("nudges", scripts().phrases["nudges"]))
+            beats = thread.talk.ask_again(bag)
         elif able:
             person, home, thread = rng.choice(able)
             beats = self._opening(bag, thread.talk)
-        elif free:  # everybody has written lately: the rate is kept by those who have something to add
-            person, home, thread = rng.choice(free)
-            beats = thread.talk.add_detail() if thread.talk.waits() else self._opening(bag, thread.talk)
+        elif free:  # everybody has written lately: the rate is kept by who has been silent longest
+            person, home, thread = min(free, key=lambda chat: chat[2].last_at)
+            beats = thread.talk.add_detail(bag) if thread.talk.waits() else self._opening(bag, thread.talk)
         else:
             return 0
         thread.last_at = clock

@@ -216,6 +216,7 @@ def checked_note(note: object) -> str:
 
 def write_state(path: Path, state: Json) -> None:
     """Replaces the state file in one step: a kill leaves the old one or the new one, never half of either."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(json.dumps(state, ensure_ascii=False, indent=1))
     fresh.chmod(0o600)

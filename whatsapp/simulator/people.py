@@ -44,9 +44,9 @@ class Manner:
 
 
 MANNERS = {
-    "jovem": Manner(0.5, 0.04, ("😂", "🙏", "😅", "❤️", "👀"), 0.14, lowers=True),
+    "jovem": Manner(0.5, 0.03, ("😂", "🙏", "😅", "❤️", "👀"), 0.14, lowers=True),
     "direto": Manner(0.2, 0.015, ("👍",), 0.04, lowers=False),
-    "atencioso": Manner(0.0, 0.02, ("🙏", "🌹", "😊"), 0.16, lowers=False),
+    "atencioso": Manner(0.0, 0.012, ("🙏", "🌹", "😊"), 0.16, lowers=False),
     "simpatico": Manner(0.15, 0.02, ("😊", "😍", "🙌", "☺️"), 0.22, lowers=False),
 }
 

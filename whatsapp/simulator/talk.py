@@ -45,14 +45,16 @@ class Talk:
         line = f"{greeting} | {opener}" if greeting else opener
         return self._write(line)
 
-    def ask_again(self, nudge: str) -> list[Beat]:
-        """Asks again: with a detail, or just for an answer."""
+    def ask_again(self, bag: Bag) -> list[Beat]:
+        """Asks again: with a detail, or just for an answer. The lines come from the bag that all customers share."""
         self.nudges += 1
-        return self.add_detail() if self.person.rng.random() < 0.4 else self._write(nudge)
+        if self.person.rng.random() < 0.4:
+            return self.add_detail(bag)
+        return self._write(bag.draw("nudges", scripts().phrases["nudges"]))
 
-    def add_detail(self) -> list[Beat]:
+    def add_detail(self, bag: Bag) -> list[Beat]:
         """Adds something that the customer wants to know as well."""
-        return self._say("follow " + self.topic.name, self.topic.follow)
+        return self._write(bag.draw("follow " + self.topic.name, self.topic.follow))
 
     def waits(self) -> bool:
         """Whether the customer still hopes for an answer."""
@@ -98,7 +100,7 @@ class Talk:
         """Adds the next thing that the customer wants to know, more often than not."""
         if self.person.rng.random() > 0.55:
             return []
-        return self.add_detail()
+        return self.add_detail(self.bag)
 
     def _has_enough(self) -> bool:
         return self.turns >= TURNS_BEFORE_GOODBYE and self.person.rng.random() < 0.5

@@ -63,7 +63,9 @@ class Webhooks:
     async def open(self) -> None:
         """Makes the HTTP client, which needs a running loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), headers={"user-agent": USER_AGENT}
+            connector=aiohttp.TCPConnector(limit=0),
+            headers={"user-agent": USER_AGENT},
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
 
     async def close(self) -> None:

@@ -41,6 +41,9 @@ MEDIA_KINDS = {
 }
 
 
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One WhatsApp message as its socket sees it; `chat` and `sender` are phone or group JIDs, never LIDs."""
@@ -70,8 +73,7 @@ class Message:
 
 def encode(body: object) -> bytes:
     """Writes compact JSON; a lone surrogate becomes its escape, as JavaScript writes it."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _compact(body).encode("utf-8", "backslashreplace")
 
 
 def sign(secret: str, body: bytes) -> str:

@@ -81,13 +81,24 @@ async def test_the_process_says_ready_serves_and_ends_within_two_seconds(tmp_pat
 
 
 @pytest.mark.parametrize("arguments", [(), ("--api-key", "k")])
-async def test_without_a_key_or_on_a_busy_port_it_says_one_sentence(arguments: tuple[str, ...]) -> None:
+async def test_without_a_key_or_on_a_busy_port_it_says_one_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text('{"instances": []}')
     with socket.create_server(("127.0.0.1", 0)) as busy:
-        process = await simulate(*arguments, port=busy.getsockname()[1])
+        process = await simulate(*arguments, "--state-file", str(state), port=busy.getsockname()[1])
         out, error = await process.communicate()
     assert (process.returncode, out) == (1, b"")
     assert error.count(b"\n") == 1
     assert b"Traceback" not in error
+    assert state.read_text() == '{"instances": []}', "what was saved is not lost by a failed start"
+
+
+async def test_a_damaged_state_file_is_said_and_kept(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text("{")
+    process = await simulate("--api-key", "k", "--state-file", str(state))
+    _, error = await process.communicate()
+    assert (process.returncode, error.count(b"\n"), state.read_text()) == (1, 1, "{")
 
 
 async def test_neither_django_nor_the_product_is_imported() -> None:
