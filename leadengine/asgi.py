@@ -32,7 +32,7 @@ def _no_such_file(_environ: Any, start_response: Callable[..., Any]) -> list[byt
 
 
 settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
-_static = WsgiToAsgi(
+_static: Any = WsgiToAsgi(  # type: ignore[no-untyped-call]
     WhiteNoise(
         _no_such_file,
         root=str(settings.STATIC_ROOT),

@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import structlog
 from celery import Celery, Task
 from celery.signals import setup_logging, task_postrun, task_prerun
 from django.conf import settings
 from django.db import close_old_connections, transaction
 from kombu import Queue
+from kombu.exceptions import KombuError
+
+from leadengine import metrics
+from leadengine.redis import UNAVAILABLE
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "leadengine.settings")
 
@@ -21,6 +26,8 @@ INBOUND = "whatsapp.inbound"
 SENDING = "whatsapp.send.messages"
 MAINTENANCE = "whatsapp.maintenance"
 DEFAULT = "leadengine.default"
+
+log = structlog.get_logger(__name__)
 
 app = Celery("leadengine")
 app.conf.update(
@@ -46,11 +53,25 @@ app.conf["CELERY_DB_REUSE_MAX"] = 1_000_000_000
 app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.operations"])
 
 
-def enqueue(task: Task, **ids: Any) -> None:
-    """Start a task once the running transaction has committed. A queue that is away is not an error here."""
-    from leadengine.wake import publish
-
+def enqueue(task: Task[Any, Any], **ids: Any) -> None:
+    """Start a task once the running transaction has committed. An engine that is away is not an error here."""
     transaction.on_commit(lambda: publish(task, **ids))
+
+
+def publish(task: Task[Any, Any], **ids: Any) -> bool:
+    """Put a task in its queue; False when the engine is away (a sweeper finds the work in PostgreSQL)."""
+    try:
+        task.apply_async(kwargs=ids)
+    except (*UNAVAILABLE, KombuError) as error:
+        missed(task, error)
+        return False
+    return True
+
+
+def missed(task: Task[Any, Any], error: BaseException) -> None:
+    """Note a wake-up that the engine did not take."""
+    metrics.wakeups_missed.labels(task=task.name).inc()
+    log.warning("wake_up_missed", task=task.name, error=type(error).__name__)
 
 
 @setup_logging.connect

@@ -1,4 +1,4 @@
-"""structlog: constant event names, ids bound by context, secrets and personal data removed before anything is written."""
+"""structlog: constant event names, ids bound by context, secrets and personal data removed before writing."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def configure(options: dict[str, str]) -> None:
         redact,
     ]
     render: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if form == "console"
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )

@@ -6,7 +6,6 @@ Label combinations known beforehand are created at start (`prepare`), so that a 
 from __future__ import annotations
 
 from itertools import product
-
 from typing import Any
 
 from django.db import transaction

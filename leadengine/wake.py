@@ -11,28 +11,27 @@ from typing import Any
 import structlog
 from celery import Task
 from django.db import transaction
-from kombu.exceptions import KombuError
 
-from leadengine import metrics
+from leadengine.celery import missed, publish
 from leadengine.redis import UNAVAILABLE, client
 
 log = structlog.get_logger(__name__)
 FLAG_SECONDS = 5
 
 
-def wake_on_commit(task: Task, key: str, **ids: Any) -> None:
+def wake_on_commit(task: Task[Any, Any], key: str, **ids: Any) -> None:
     """Wake a task when the running transaction has committed (at once when there is none)."""
     transaction.on_commit(lambda: wake(task, key, **ids))
 
 
-def wake(task: Task, key: str, **ids: Any) -> bool:
+def wake(task: Task[Any, Any], key: str, **ids: Any) -> bool:
     """Wake a task unless it is awake already. Never raises for an engine that is away; says whether it published."""
     try:
         if not client().set(f"wake:{key}", 1, nx=True, ex=FLAG_SECONDS):
             return False
         return publish(task, **ids)
     except UNAVAILABLE as error:
-        _missed(task, error)
+        missed(task, error)
         return False
 
 
@@ -42,18 +41,3 @@ def awake(key: str) -> None:
         client().delete(f"wake:{key}")
     except UNAVAILABLE as error:
         log.warning("wake_flag_not_cleared", error=type(error).__name__)
-
-
-def publish(task: Task, **ids: Any) -> bool:
-    """Put a task in its queue; False when the engine is away (a sweeper finds the work in PostgreSQL)."""
-    try:
-        task.apply_async(kwargs=ids)
-    except (*UNAVAILABLE, KombuError) as error:
-        _missed(task, error)
-        return False
-    return True
-
-
-def _missed(task: Task, error: BaseException) -> None:
-    metrics.wakeups_missed.labels(task=task.name).inc()
-    log.warning("wake_up_missed", task=task.name, error=type(error).__name__)

@@ -141,7 +141,7 @@ def touch_leads(*, tenant_id: UUID, touches: Sequence[LeadTouch], now: datetime)
             row[0]: LeadChange(row[1], row[0], row[2], row[3], row[4], row[5], row[6], row[7])
             for row in cursor.fetchall()
         }
-        activities = [
+        activities: list[tuple[object, ...]] = [
             (uuid7(), tenant_id, change.lead_id, "CREATED", now, "{}") for change in changes.values() if change.created
         ]
         for touch in touches:

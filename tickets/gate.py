@@ -9,6 +9,7 @@ from uuid import UUID
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import write_audit
+from leadengine.accounts.sockets import identify, still_valid
 from leadengine.realtime.gate import Sees, Standing
 from tickets.models import QueueMembership, Ticket
 from tickets.policy import viewer_of
@@ -16,6 +17,9 @@ from tickets.policy import viewer_of
 
 class SocketGate:
     """Answers from the database, each question in a scope of its own."""
+
+    identify = staticmethod(identify)
+    still_valid = staticmethod(still_valid)
 
     def viewers(self, tenant_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Sees]:
         with tenant_scope(tenant_id):

@@ -59,7 +59,9 @@ def viewer_of(user: User, memberships: Iterable[tuple[UUID, str]]) -> Viewer:
 
 def visible_tickets(viewer: Viewer) -> QuerySet[Ticket]:
     """The tickets of the viewer's tenant that they may see; the same rule as `Viewer.sees`."""
-    tickets: QuerySet[Ticket] = Ticket.objects.filter(tenant_id=viewer.tenant_id)
+    if viewer.tenant_id is None:  # the platform's superuser: the service scope shows all
+        return Ticket.objects.all()
+    tickets: QuerySet[Ticket] = Ticket.objects.for_tenant(viewer.tenant_id)
     if viewer.sees_all:
         return tickets
     return tickets.filter(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from zoneinfo import ZoneInfo
 
 import structlog
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone, translation
-from zoneinfo import ZoneInfo
 
 
 class AccountMiddleware:
@@ -22,7 +22,7 @@ class AccountMiddleware:
             return self.get_response(request)
         if user.locale:
             translation.activate(user.locale)
-            request.LANGUAGE_CODE = user.locale  # type: ignore[attr-defined]
+            request.LANGUAGE_CODE = user.locale
         zone = ZoneInfo(user.tenant.timezone) if user.tenant else timezone.get_default_timezone()
         names = {"user_id": str(user.pk), "tenant": user.tenant.slug if user.tenant else ""}
         with timezone.override(zone), structlog.contextvars.bound_contextvars(**names):

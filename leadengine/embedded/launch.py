@@ -37,6 +37,7 @@ SENDING_QUEUE = "whatsapp.send.messages"
 SERVING = ("web", "worker", "sender", "beat")
 WEBHOOK = "/api/integrations/whatsapp/webhook"
 DEFAULT_PORT = 8000
+EVERYWHERE = "0.0.0.0"  # noqa: S104
 DEFAULT_COMPAT_PORTS = "8080,3000"
 PATIENCE = 120  # seconds for a process to become ready on a slow machine
 
@@ -74,10 +75,13 @@ class Launch:
         self.state = State(self.data_dir)
         self.given = self.state.given(os.environ)
         self.sockets = [listen(options.host, self._port())]
-        self.port = self.sockets[0].getsockname()[1]
-        self.host = "127.0.0.1" if options.host == "0.0.0.0" else options.host  # noqa: S104
-        self.address = f"http://{self.host}:{self.port}"
-        self.sockets += self._compat_sockets()
+        host, self.port = self.sockets[0].getsockname()
+        self.address = f"http://{'127.0.0.1' if host == EVERYWHERE else host}:{self.port}"
+        self.compat = self._compat_sockets()
+        self.sockets += self.compat
+        if host != EVERYWHERE and not host.startswith("127."):
+            self.sockets.append(listen("127.0.0.1", self.port))
+        self.host = host if host.startswith("127.") else "127.0.0.1"  # where we and the simulator ask
         self.postgres = None if "DATABASE_URL" in self.given else EmbeddedPostgres(self.data_dir, self.state)
         self.valkey = None if "REDIS_URL" in self.given else EmbeddedValkey(self.data_dir, self.state)
         debug = environment.truth(self.given.get("DEBUG", "true"))
@@ -166,7 +170,7 @@ class Launch:
             return
         with self.terminal.timed("broker simulator"):
             state_file = self.data_dir / "simulator.json"
-            arguments = ["--port", str(self.simulator_port), "--webhook-url", f"{self.address}{WEBHOOK}"]
+            arguments = ["--port", str(self.simulator_port), "--webhook-url", f"http://{self.host}:{self.port}{WEBHOOK}"]
             arguments += ["--profile", "demo", "--state-file", str(state_file)]
             program = self._command("simulator", "simulate_broker", *arguments, process="simulator")
             child = await self.supervisor.start(program)
@@ -250,7 +254,7 @@ class Launch:
             "BASE_URL": self.address,
             "PUBLIC_BASE_URL": self.address,
             "PORT": str(self.port),
-            "COMPAT_PORTS": ",".join(str(each.getsockname()[1]) for each in self.sockets[1:]),
+            "COMPAT_PORTS": ",".join(str(each.getsockname()[1]) for each in self.compat),
             "LEADENGINE_DATA_DIR": str(self.data_dir),
         }
         if self.postgres:

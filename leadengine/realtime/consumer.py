@@ -20,9 +20,8 @@ from leadengine import metrics
 from leadengine.realtime import presence
 from leadengine.realtime.broadcast import broadcast, frame
 from leadengine.realtime.events import Facets, PresenceUpdated
-from leadengine.realtime.gate import Sees, Standing, gate
+from leadengine.realtime.gate import Caller, Sees, Standing, gate
 from leadengine.realtime.hub import Room, hub
-from leadengine.realtime.session import Caller, identify
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +30,7 @@ PRESENCE_EVERY = 2.0
 BACKLOG = 1000  # frames a slow socket may be behind before it loses some
 
 
-class SocketConsumer(AsyncConsumer):  # type: ignore[misc]
+class SocketConsumer(AsyncConsumer):
     """One browser tab or integration."""
 
     channel_layer_alias = "none"  # the hub listens for the whole process; a channel per socket would cost each time
@@ -52,7 +51,7 @@ class SocketConsumer(AsyncConsumer):  # type: ignore[misc]
         self._outbox: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         self._pump: asyncio.Task[None] | None = None
         await self.send({"type": "websocket.accept"})
-        caller = await database_sync_to_async(identify)(self.scope)
+        caller = await database_sync_to_async(gate().identify)(self.scope)
         if caller is None:
             await self.end(4401)
             return

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 from django.conf import settings
@@ -40,8 +40,28 @@ class Standing:
         return f"{self.position}.{self.seq}"
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A signed-in person and what signed them in: a session key or an API key's id."""
+
+    user_id: UUID
+    tenant_id: UUID
+    name: str
+    initials: str
+    session_key: str | None = None
+    api_key_id: UUID | None = None
+
+
 class Gate(Protocol):
     """All methods are synchronous and open their own scope."""
+
+    def identify(self, scope: dict[str, Any]) -> Caller | None:
+        """The caller of a handshake; None when nobody, a foreign Origin, or a person without tenant."""
+        ...
+
+    def still_valid(self, callers: list[Caller]) -> set[Caller]:
+        """Those whose session or key, and account, are good now."""
+        ...
 
     def viewers(self, tenant_id: UUID, user_ids: Collection[UUID]) -> dict[UUID, Sees]:
         """The present rights of people; who may not sign in any more is left out."""

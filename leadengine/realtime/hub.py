@@ -25,7 +25,6 @@ from leadengine import metrics
 from leadengine.realtime import presence
 from leadengine.realtime.broadcast import frame, group_of
 from leadengine.realtime.gate import Standing, gate
-from leadengine.realtime.session import still_valid
 from leadengine.redis import UNAVAILABLE, client
 
 if TYPE_CHECKING:
@@ -95,7 +94,7 @@ class Hub:
 
     async def _check_validity(self) -> None:
         sockets = [socket for room in self.rooms.values() for socket in room.sockets]
-        valid = await database_sync_to_async(still_valid)([socket.caller for socket in sockets])
+        valid = await database_sync_to_async(gate().still_valid)([socket.caller for socket in sockets])
         for socket in sockets:
             if socket.caller not in valid:
                 await socket.end(4401)

@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 
-class PublishingLayer(RedisPubSubChannelLayer):  # type: ignore[misc]
+class PublishingLayer(RedisPubSubChannelLayer):
     """channels_redis' publish-and-subscribe layer plus `publish`.
 
     A worker that calls `async_to_sync(group_send)` pays a new event loop and a new Redis connection each time (4 ms

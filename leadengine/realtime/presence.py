@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from leadengine.realtime.session import Caller
+from leadengine.realtime.gate import Caller
 from leadengine.redis import UNAVAILABLE, client
 
 VIEWING_SECONDS, TYPING_SECONDS = 20, 6

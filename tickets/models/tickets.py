@@ -20,7 +20,7 @@ NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # sorts who waits for nobody last, in 
 
 
 class Ticket(TenantOwned):
-    """spec/tickets-leads.md section 4. Counters and timeline columns are written with the message, under the row lock."""
+    """Counters and timeline are written with the message, under the row lock (spec/tickets-leads.md section 4)."""
 
     class Status(models.TextChoices):
         OPEN = "OPEN", _("open")

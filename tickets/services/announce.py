@@ -23,8 +23,10 @@ from tickets.events import (
     TicketEntry,
     TicketFields,
     TicketMessage,
-    TicketState as TicketStatePayload,
     TicketUpdated,
+)
+from tickets.events import (
+    TicketState as TicketStatePayload,
 )
 from tickets.services.shapes import iso, media_json, preview_of
 from tickets.services.state import TicketState

@@ -17,10 +17,10 @@ from django.db import connection
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, insert_rows, loads, unnest
 from leads.services import ContactRow, LeadTouch, Person, add_identities, touch_leads, upsert_contacts
-from tickets.services.shapes import preview_of
 from tickets.services.announce import announce_arrivals
 from tickets.services.effects import change_message
 from tickets.services.opening import Wanted, find_tickets
+from tickets.services.shapes import preview_of
 from tickets.services.state import TicketState, save_tickets
 
 Key = tuple[UUID, str]  # (session, external id): the identity of a message (D9)
@@ -267,10 +267,10 @@ def _find_known(tenant_id: UUID, keys: Sequence[Key]) -> dict[Key, _Known]:
                 WHERE m.tenant_id = %s""",  # noqa: S608
             [*arrays, tenant_id],
         )
-        return {
-            (row[0], row[1]): _Known(*row[2:9], loads(row[9]), row[10], loads(row[11]), row[12])
-            for row in cursor.fetchall()
-        }
+        rows = [list(row) for row in cursor.fetchall()]
+    for row in rows:
+        row[9], row[11] = loads(row[9]), loads(row[11])
+    return {(row[0], row[1]): _Known(*row[2:]) for row in rows}
 
 
 def _fill(first: Arrival, copy: Arrival) -> bool:

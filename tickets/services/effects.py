@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -76,8 +76,9 @@ def apply_acks(*, tenant_id: UUID, acks: Sequence[Ack]) -> list[AckFate]:
                 WHERE m.tenant_id = %s AND m.direction = 'OUTBOUND' ORDER BY m.id FOR UPDATE OF m""",  # noqa: S608
             [*arrays, tenant_id],
         )
-        rows = {(row[0], row[1]): _Row(*row[2:11], loads(row[11])) for row in cursor.fetchall()}
-    fates = [rows[ack.key].take(ack) if ack.key in rows else "not_found" for ack in acks]
+        found = [[*row[:11], loads(row[11])] for row in cursor.fetchall()]
+    rows = {(row[0], row[1]): _Row(*row[2:]) for row in found}
+    fates: list[AckFate] = [rows[ack.key].take(ack) if ack.key in rows else "not_found" for ack in acks]
     changed = [row for row in rows.values() if row.changes]
     _save_acks(tenant_id, changed)
     _recount_changed(tenant_id, [row for row in changed if (row.before in LEFT) != (row.status in LEFT)])
@@ -89,7 +90,7 @@ def apply_acks(*, tenant_id: UUID, acks: Sequence[Ack]) -> list[AckFate]:
             tenant_id=tenant_id, message_id=row.id, ticket_id=row.ticket_id, position=row.position,
             version=row.version, changes=row.changes, now=now,
         )  # fmt: skip
-    return fates  # type: ignore[return-value]
+    return fates
 
 
 def set_reaction(*, tenant_id: UUID, key: Key, actor: str, emoji: str, at: datetime) -> UUID | None:
@@ -176,7 +177,7 @@ class _Row:
     failed_at: datetime | None
     error: Any
     before: str = ""
-    changes: dict[str, Any] | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
 
     def take(self, ack: Ack) -> AckFate:
         """Apply one ack in memory."""
@@ -185,7 +186,7 @@ class _Row:
         if new <= rank:
             return "noop" if new == rank else "regression"
         if not self.changes:
-            self.before, self.changes = self.status, {}
+            self.before = self.status
             self.version += 1
         self.status = self.changes["status"] = _ACK_STATUS[ack.status]
         if ack.status == 0:

@@ -1,4 +1,4 @@
-"""Which ticket a message belongs to: the open one, a reopened one, or a new one (spec/tickets-leads.md sections 2, 4)."""
+"""Which ticket a message belongs to: the open one, a reopened one, or a new one (spec/tickets-leads.md 2, 4)."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def open_tickets(*, tenant_id: UUID, wanted: Sequence[Wanted], now: datetime) ->
     """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id, is_default FROM tickets_queue WHERE tenant_id = %s AND is_active ORDER BY is_default DESC, order_index, name",
+            "SELECT id FROM tickets_queue WHERE tenant_id = %s AND is_active "
+            "ORDER BY is_default DESC, order_index, name",
             [tenant_id],
         )
         queues = [row[0] for row in cursor.fetchall()]
@@ -109,7 +110,8 @@ def open_tickets(*, tenant_id: UUID, wanted: Sequence[Wanted], now: datetime) ->
                 "session_id": "uuid", "queue_id": "uuid",
             },
             rows,
-            "ON CONFLICT (contact_id, session_id) WHERE status IN ('OPEN', 'PENDING', 'ASSIGNED') DO NOTHING RETURNING id",
+            "ON CONFLICT (contact_id, session_id) WHERE status IN ('OPEN', 'PENDING', 'ASSIGNED') DO NOTHING "
+            "RETURNING id",
         )  # fmt: skip
         made = {row[0] for row in cursor.fetchall()}
     live = _lock_live(tenant_id, [item.pair for item in wanted])

@@ -31,13 +31,15 @@ WITH counted AS (
 SELECT c.ticket_id, count(*),
     count(*) FILTER (WHERE c.direction = 'INBOUND'),
     count(*) FILTER (WHERE c.direction = 'OUTBOUND'),
-    count(*) FILTER (WHERE c.direction = 'INBOUND' AND (a.sent_at IS NULL OR (c.sent_at, c.position) > (a.sent_at, a.position))),
-    (array_agg(c.sent_at ORDER BY c.position)
-        FILTER (WHERE c.direction = 'INBOUND' AND (a.sent_at IS NULL OR (c.sent_at, c.position) > (a.sent_at, a.position))))[1],
+    count(*) FILTER (WHERE c.unanswered), (array_agg(c.sent_at ORDER BY c.position) FILTER (WHERE c.unanswered))[1],
     min(c.sent_at) FILTER (WHERE c.direction = 'INBOUND'), max(c.sent_at) FILTER (WHERE c.direction = 'INBOUND'),
     min(c.sent_at) FILTER (WHERE c.direction = 'OUTBOUND'), max(c.sent_at) FILTER (WHERE c.direction = 'OUTBOUND'),
     n.direction, n.sent_at, n.id, n.type, n.text
-FROM counted c LEFT JOIN answered a USING (ticket_id) JOIN newest n USING (ticket_id)
+FROM (
+    SELECT k.*, k.direction = 'INBOUND'
+        AND (a.sent_at IS NULL OR (k.sent_at, k.position) > (a.sent_at, a.position)) AS unanswered
+    FROM counted k LEFT JOIN answered a USING (ticket_id)
+) c JOIN newest n USING (ticket_id)
 GROUP BY c.ticket_id, n.direction, n.sent_at, n.id, n.type, n.text
 """
 _EMPTY: tuple[Any, ...] = (0, 0, 0, 0, None, None, None, None, None, None, None, None, "TEXT", "")
@@ -57,4 +59,4 @@ def recount(*, tenant_id: UUID, states: Sequence[TicketState]) -> None:
         state.last_message_preview = preview_of(kind, text) if state.last_message_id else ""
         first_in, first_out = state.first_inbound_at, state.first_outbound_at
         answered = first_in is not None and first_out is not None and first_out >= first_in
-        state.first_response_seconds = int((first_out - first_in).total_seconds()) if answered else None  # type: ignore[operator]
+        state.first_response_seconds = int((first_out - first_in).total_seconds()) if answered else None

@@ -204,7 +204,9 @@ def _seconds_to_wait(address: str) -> int:
     key = f"webhook:refused:{address}:{minute}"
     try:
         with client().pipeline() as pipe:
-            count = int(pipe.incr(key).expire(key, 90).execute()[0])
+            pipe.incr(key)
+            pipe.expire(key, 90)
+            count = int(pipe.execute()[0])
     except UNAVAILABLE:
         for old in [name for name in _refusals if not name.endswith(f":{minute}")]:
             del _refusals[old]

@@ -19,7 +19,7 @@ _PRIORITY = {"LOW": "BAIXA", "NORMAL": "NORMAL", "HIGH": "ALTA", "URGENT": "URGE
 _STATUS = {"OPEN": "ATIVO", "ASSIGNED": "ATIVO", "PENDING": "PAUSADO", "RESOLVED": "FECHADO", "CLOSED": "FECHADO"}
 
 
-def follow_arrivals(*, tenant_id: UUID, rows: Sequence[tuple[NewMessage, Line, str]], now: datetime) -> None:
+def follow_arrivals(*, tenant_id: UUID, rows: Sequence[tuple[NewMessage, Line, str]]) -> None:
     """Give each live ticket that got a message its ATIVO row, with preview, time and unread count."""
     latest = {message.ticket.id: (message.ticket, line, chat) for message, line, chat in rows}
     live = [
@@ -44,7 +44,8 @@ def follow_arrivals(*, tenant_id: UUID, rows: Sequence[tuple[NewMessage, Line, s
         cursor.execute(
             f"""UPDATE whatsapp_atendimentos a SET status = 'ATIVO', assigned_to = u.assigned_to,
                     last_message_preview = u.preview, last_message_at = u.at, unread_count = u.unread
-                FROM {source} AS u {names} WHERE a.ticket_id = u.ticket_id AND a.status <> 'FECHADO' AND a.tenant_id = %s
+                FROM {source} AS u {names}
+                WHERE a.ticket_id = u.ticket_id AND a.status <> 'FECHADO' AND a.tenant_id = %s
                 RETURNING a.ticket_id""",  # noqa: S608
             [*arrays, tenant_id],
         )
@@ -52,8 +53,8 @@ def follow_arrivals(*, tenant_id: UUID, rows: Sequence[tuple[NewMessage, Line, s
         if len(have) < len(live):
             # The chat is locked, so nobody else makes this row; an upsert is never used on the protected tables.
             cursor.execute(
-                f"""INSERT INTO whatsapp_atendimentos (tenant_id, ticket_id, chat_id, owner_id, connection_id, assigned_to,
-                        priority, last_message_preview, last_message_at, unread_count)
+                f"""INSERT INTO whatsapp_atendimentos (tenant_id, ticket_id, chat_id, owner_id, connection_id,
+                        assigned_to, priority, last_message_preview, last_message_at, unread_count)
                     SELECT %s, u.* FROM {source} AS u {names} WHERE NOT u.ticket_id = ANY(%s)
                         AND NOT EXISTS (SELECT 1 FROM whatsapp_atendimentos a WHERE a.owner_id = u.owner_id
                             AND a.connection_id = u.connection_id AND a.chat_id = u.chat_id AND a.status = 'ATIVO')""",  # noqa: S608

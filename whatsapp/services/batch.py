@@ -127,10 +127,11 @@ def _find_lines(ids: set[UUID]) -> dict[UUID, Line]:
 
 def _lock_chats(works: Sequence[Work]) -> None:
     """Lock the conversations of the batch in one order, so that two batches never wait for each other crosswise."""
-    names = {f"{work.session_id}{work.item.chat}" for work in works if getattr(work.item, "chat", None)}
+    names = {f"{work.session_id}{chat}" for work in works if (chat := getattr(work.item, "chat", None))}
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(k) FROM (SELECT DISTINCT hashtextextended(n, 7) AS k FROM unnest(%s::text[]) n ORDER BY 1) l",
+            "SELECT pg_advisory_xact_lock(k) FROM (SELECT DISTINCT hashtextextended(n, 7) AS k "
+            "FROM unnest(%s::text[]) n ORDER BY 1) l",
             [sorted(names)],
         )
 
@@ -158,7 +159,7 @@ def _settle_echoes(tenant_id: UUID, works: Sequence[Work], now: datetime) -> Non
         elif outcome.fate == "in_flight":
             work.wait("parked", "awaiting_send", due_at=now + ECHO_RETRY)
     bound = [work.key for work in works if work.fate == "applied"]
-    apply_parked(tenant_id=tenant_id, keys=bound, now=now)
+    apply_parked(tenant_id=tenant_id, keys=bound)
 
 
 def _park_hollow(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
@@ -201,9 +202,8 @@ def _record(tenant_id: UUID, works: Sequence[Work], lines: dict[UUID, Line], now
     follow_arrivals(
         tenant_id=tenant_id,
         rows=[(message, lines[work.session_id], _chat_of(work)) for work, message in stored],
-        now=now,
     )
-    apply_parked(tenant_id=tenant_id, keys=[work.key for work, _ in stored], now=now)
+    apply_parked(tenant_id=tenant_id, keys=[work.key for work, _ in stored])
     missing = [work for work in open_works if work.reason == "queue_missing"]
     if missing:
         report_queue_missing(tenant_id=tenant_id, session_id=missing[0].session_id, now=now)

@@ -154,7 +154,8 @@ def _fetch(sql: str, only_sql: str, parameters: list[Any], only: Sequence[UUID] 
         parameters = [*parameters, list(only)]
     with connection.cursor() as cursor:
         cursor.execute(sql.format(only=only_sql if only is not None else ""), [*parameters, BATCH])
-        return cursor.fetchall()
+        rows: list[Any] = cursor.fetchall()
+    return rows
 
 
 def _normalize(body: Any, received_at: datetime) -> list[Any]:
@@ -185,8 +186,8 @@ def _give_up_item(tenant_id: UUID, claim: Claim, now: datetime, error: str) -> N
     failed = claim.attempts >= len(BACKOFF)
     with connection.cursor() as cursor:
         cursor.execute(
-            """UPDATE whatsapp_webhookitem SET attempts = attempts + 1, fate = %s, reason = 'processing_error', error = %s,
-                   due_at = %s WHERE id = %s AND tenant_id = %s""",
+            """UPDATE whatsapp_webhookitem SET attempts = attempts + 1, fate = %s, reason = 'processing_error',
+                   error = %s, due_at = %s WHERE id = %s AND tenant_id = %s""",
             [
                 "failed" if failed else "pending", error,
                 None if failed else now + timedelta(seconds=BACKOFF[claim.attempts]), claim.id, tenant_id,
@@ -194,7 +195,8 @@ def _give_up_item(tenant_id: UUID, claim: Claim, now: datetime, error: str) -> N
         )  # fmt: skip
         if failed:
             cursor.execute(
-                "UPDATE whatsapp_webhookevent SET status = 'FAILED', reason = 'processing_error', error = %s WHERE id = %s",
+                "UPDATE whatsapp_webhookevent SET status = 'FAILED', reason = 'processing_error', error = %s "
+                "WHERE id = %s",
                 [error, claim.event_id],
             )
             labels = {"result": "failed", "reason": "processing_error", "payload_type": "none"}

@@ -110,12 +110,12 @@ def _describe(part: Any, body: bytes, request_id: str, received_at: datetime) ->
         log.exception("webhook_count_failed")
     else:
         queued = sum(map(counts_as_queued, items))
-        chat = next((item.chat for item in items if getattr(item, "chat", None)), "")
+        chat = next((item_chat for item in items if (item_chat := getattr(item, "chat", None))), "")
         reason = items[0].reason if items else ""
     word = clean_text(str(part.get("event") or part.get("type") or "")) if isinstance(part, dict) else ""
     entry = Entry(
-        uuid7(), instance, word[:40], zlib.compress(body, 1), queued, zlib.crc32(f"{instance}\n{chat}".encode()) % SLOTS,
-        request_id, received_at,
+        uuid7(), instance, word[:40], zlib.compress(body, 1), queued,
+        zlib.crc32(f"{instance}\n{chat}".encode()) % SLOTS, request_id, received_at,
     )  # fmt: skip
     if not instance:  # nobody's: its fate is known here
         entry.status, entry.reason = "PROCESSED", reason or "missing_instance"
@@ -177,7 +177,7 @@ class Collector:
         try:
             sessions = await self._insert([entry for entries, _ in taken for entry in entries])
         except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            log.error("webhook_not_stored", requests=len(taken), error=type(error).__name__)
+            log.warning("webhook_not_stored", requests=len(taken), error=type(error).__name__)
             for _, future in taken:
                 _settle(future, StorageUnavailable(retryAfter=5))
         except Exception as error:

@@ -73,7 +73,7 @@ def count_items(works: Sequence[Work], now: datetime) -> None:
             causes[work.item.cause] += 1
         if work.fate == "stored":
             latencies.append((now - work.received_at).total_seconds())
-            lags.append(max(0.0, (work.received_at - work.item.sent_at).total_seconds()))
+            lags.append(max(0.0, (work.received_at - work.item.sent_at).total_seconds()))  # type: ignore[union-attr]
         if work.item.kind in _TYPED:
             seen["miss" if work.fate == "stored" else "hit"] += 1
 

@@ -1,4 +1,4 @@
-"""What waits for a message that is not here yet, and twins that wait for each other (spec/inbound.md sections 8, 11, 13)."""
+"""What waits for a message that is not here yet, and twins that wait for each other (spec/inbound.md 8, 11, 13)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def park(*, tenant_id: UUID, key: Key, kind: str, actor: str, data: dict[str, An
     """Keep an effect until its message appears, seven days at most; of several acks the highest is kept."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT data FROM whatsapp_parkedeffect WHERE session_id = %s AND external_id = %s AND kind = %s AND actor = %s",
+            "SELECT data FROM whatsapp_parkedeffect "
+            "WHERE session_id = %s AND external_id = %s AND kind = %s AND actor = %s",
             [*key, kind, actor],
         )
         row = cursor.fetchone()
@@ -56,7 +57,7 @@ def park(*, tenant_id: UUID, key: Key, kind: str, actor: str, data: dict[str, An
         )
 
 
-def apply_parked(*, tenant_id: UUID, keys: Sequence[Key], now: datetime) -> None:
+def apply_parked(*, tenant_id: UUID, keys: Sequence[Key]) -> None:
     """Messages appeared, or got their id: what waited for them happens now, in the same transaction."""
     if not keys:
         return

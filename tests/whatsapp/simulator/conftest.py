@@ -48,6 +48,7 @@ class Hook:
     delay: float = 0
     busy: int = 0
     busiest: int = 0
+    followed: int = 0
 
     async def receive(self, request: web.Request) -> web.Response:
         self.busy += 1
@@ -55,7 +56,12 @@ class Hook:
         self.got.append(Received(dict(request.headers), await request.read(), time.monotonic()))
         await asyncio.sleep(self.delay)
         self.busy -= 1
-        return web.json_response({"accepted": True, "queued": 1}, status=self.status)
+        headers = {"location": "/elsewhere"} if 300 <= self.status < 400 else {}
+        return web.json_response({"accepted": True, "queued": 1}, status=self.status, headers=headers)
+
+    async def follow(self, request: web.Request) -> web.Response:
+        self.followed += 1
+        return web.Response()
 
     def events(self) -> list[str]:
         return [one.event for one in self.got]
@@ -123,6 +129,7 @@ async def hook() -> AsyncIterator[Hook]:
     receiver = Hook()
     app = web.Application(client_max_size=1 << 28)
     app.router.add_post("/hook", receiver.receive)
+    app.router.add_get("/elsewhere", receiver.follow)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -78,6 +78,7 @@ async def test_a_redirect_settles_nothing_and_any_2xx_does(broker: Broker, hook:
     hook.status = 204
     await hook.wait(1, UPSERT)
     assert len(hook.received(INBOUND)) < 6
+    assert hook.followed == 0
 
 
 async def test_a_silent_receiver_costs_a_timeout_and_a_retry(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth import get_user
@@ -16,20 +14,9 @@ from django.utils import timezone
 from leadengine.accounts.authentication import token_of
 from leadengine.accounts.models import ApiKey, User
 from leadengine.accounts.services import find_key_owner
+from leadengine.realtime.gate import Caller
 
 _engine = import_module(settings.SESSION_ENGINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """A signed-in person and what signed them in: a session key or an API key's id."""
-
-    user_id: UUID
-    tenant_id: UUID
-    name: str
-    initials: str
-    session_key: str | None = None
-    api_key_id: UUID | None = None
 
 
 def identify(scope: dict[str, Any]) -> Caller | None:
