@@ -170,7 +170,12 @@ class Launch:
             return
         with self.terminal.timed("broker simulator"):
             state_file = self.data_dir / "simulator.json"
-            arguments = ["--port", str(self.simulator_port), "--webhook-url", f"http://{self.host}:{self.port}{WEBHOOK}"]
+            arguments = [
+                "--port",
+                str(self.simulator_port),
+                "--webhook-url",
+                f"http://{self.host}:{self.port}{WEBHOOK}",
+            ]
             arguments += ["--profile", "demo", "--state-file", str(state_file)]
             program = self._command("simulator", "simulate_broker", *arguments, process="simulator")
             child = await self.supervisor.start(program)
@@ -317,7 +322,7 @@ def listen(host: str, port: int) -> socket.socket:
         server.close()
         raise UnableToStart(
             f"Cannot listen on {host}:{port} ({getattr(error, 'strerror', None) or error}): "
-            "end what uses it, or choose another port with --port."
+            "end what uses it, or choose others with --host and --port."
         ) from error
     return server
 

@@ -157,6 +157,10 @@ class Message(TenantOwned):
                 fields=["session_id", "status", "sent_at"], name="message_unsettled",
                 condition=Q(status__in=["SCHEDULED", "UNCONFIRMED"]) | Q(status="SENT", external_id__isnull=True),
             ),
+            models.Index(
+                fields=["ticket", "position"], name="message_trouble",
+                condition=Q(status__in=["FAILED", "UNCONFIRMED"], dismissed_at__isnull=True),
+            ),
         ]  # fmt: skip
 
     def __str__(self) -> str:

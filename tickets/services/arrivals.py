@@ -180,7 +180,7 @@ def _append(arrival: Arrival, contact: ContactRow, ticket: TicketState, now: dat
     """Take the ticket's next position and move its counters and timeline, in memory."""
     metadata = dict(arrival.metadata)
     message_id = uuid7()
-    before = ticket.timeline()
+    before = ticket.snapshot()
     ticket.last_position += 1
     if ticket.last_message_at is not None and arrival.sent_at < ticket.last_message_at:
         metadata["lateBySeconds"] = int((ticket.last_message_at - arrival.sent_at).total_seconds())
@@ -194,7 +194,7 @@ def _append(arrival: Arrival, contact: ContactRow, ticket: TicketState, now: dat
         ticket.note_entry("WOKEN", at=now)
         ticket.status = "ASSIGNED" if ticket.assignee_id else "OPEN"
         ticket.pending_reason = ticket.snoozed_until = None
-    delta = {name: value for name, value in ticket.timeline().items() if value != before[name]}
+    delta = ticket.timeline_delta(before)
     return NewMessage(message_id, arrival, contact, ticket, ticket.last_position, None, metadata, delta)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,8 @@ TIMELINE = (
     "last_message_at", "message_count", "inbound_count", "outbound_count", "unanswered_count", "waiting_since",
     "first_response_seconds",
 )  # fmt: skip
-_WIRE = [(name, to_camel(name)) for name in TIMELINE]
+_WIRE = [to_camel(name) for name in TIMELINE]
+_snapshot = attrgetter(*TIMELINE)
 _TYPES = {
     "id": "uuid", "queue_id": "uuid", "assignee_id": "uuid", "status": "text", "pending_reason": "text",
     "snoozed_until": "timestamptz", "close_reason_id": "uuid", "close_note": "text", "closed_at": "timestamptz",
@@ -73,12 +75,12 @@ class TicketState:
     is_new: bool = False
     previous_queue_id: UUID | None = None
     previous_assignee_id: UUID | None = None
-    before: dict[str, Any] = field(default_factory=dict)
+    before: tuple[Any, ...] = ()
     entries: list[Entry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.previous_queue_id, self.previous_assignee_id = self.queue_id, self.assignee_id
-        self.before = self.timeline()
+        self.before = self.snapshot()
 
     def count_message(self, *, message_id: UUID, inbound: bool, sent: datetime, preview: str) -> None:
         """Move counters and timeline for a message that came or left (spec/tickets-leads.md section 7).
@@ -105,13 +107,14 @@ class TicketState:
         if self.first_inbound_at and self.first_outbound_at and self.first_outbound_at >= self.first_inbound_at:
             self.first_response_seconds = int((self.first_outbound_at - self.first_inbound_at).total_seconds())
 
-    def timeline(self) -> dict[str, Any]:
-        """The timeline in camelCase with ISO dates, as the API and the events show it."""
-        return timeline_of(self)
+    def snapshot(self) -> tuple[Any, ...]:
+        """The timeline as it is now, to compare with later."""
+        return _snapshot(self)
 
-    def timeline_delta(self) -> dict[str, Any]:
-        """The timeline keys that changed since the row was locked."""
-        return {name: value for name, value in self.timeline().items() if value != self.before[name]}
+    def timeline_delta(self, since: tuple[Any, ...] | None = None) -> dict[str, Any]:
+        """The timeline keys (camelCase, ISO dates) that changed since a snapshot, by default since the lock."""
+        pairs = zip(_WIRE, _snapshot(self), self.before if since is None else since, strict=True)
+        return {wire: _plain(now) for wire, now, before in pairs if now != before}
 
     def note_entry(
         self, kind: str, *, at: datetime, actor_id: UUID | None = None, from_: str = "", to: str = "", reason: str = ""
@@ -172,7 +175,7 @@ def save_tickets(*, tenant_id: UUID, states: Sequence[TicketState]) -> None:
 
 def timeline_of(state: TicketState | Any) -> dict[str, Any]:
     """The whole timeline in camelCase with ISO dates, from a state or a Ticket row."""
-    return {wire: _plain(getattr(state, name)) for name, wire in _WIRE}
+    return {wire: _plain(value) for wire, value in zip(_WIRE, _snapshot(state), strict=True)}
 
 
 def _insert_entries(cursor: CursorWrapper, tenant_id: UUID, states: Sequence[TicketState]) -> None:

@@ -35,6 +35,8 @@ ECHO_RETRY = timedelta(seconds=2)
 QUEUE_RETRY = timedelta(seconds=60)
 KEPT_EFFECT = timedelta(days=7)
 _MAX_THUMBNAIL = 65_536
+# Raw twins that make no message: a hollow canonical copy of them is not one either.
+_SILENT = {"message_stub", "empty_message", "protocol_message", "sender_key_only"}
 
 
 @dataclass(slots=True)
@@ -164,10 +166,15 @@ def _settle_echoes(tenant_id: UUID, works: Sequence[Work], now: datetime) -> Non
 
 def _park_hollow(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
     """A canonical event that says nothing waits for its raw twin, which decides (section 8)."""
-    telling = {
+    decided = {
         work.key
         for work in works
-        if work.item.kind in {"reaction", "edit", "revoke", "vote", "echo"}
+        if work.item.kind in {"reaction", "edit"} or (work.item.cause in _SILENT and work.item.external_id)
+    }
+    telling = decided | {
+        work.key
+        for work in works
+        if work.item.kind in {"revoke", "vote", "echo"}
         or (isinstance(work.item, InboundMessage) and not work.item.content.hollow)
     }
     hollow = [
@@ -182,9 +189,7 @@ def _park_hollow(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
         else:
             grace = now + timedelta(seconds=settings.WHATSAPP_TWIN_GRACE_SECONDS)
             work.wait("parked", "awaiting_twin", due_at=grace, expires_at=grace)
-    mark_twins(
-        tenant_id=tenant_id, keys={work.key for work in works if work.item.kind in {"reaction", "edit"}}, now=now
-    )
+    mark_twins(tenant_id=tenant_id, keys=decided, now=now)
     settle_hollow(tenant_id=tenant_id, keys=telling)
 
 

@@ -121,12 +121,12 @@ class Api:
     async def pair(self, request: web.Request) -> web.Response:
         """POST /instances/:id/pair."""
         instance = self._instance(request)
-        number = re.sub(r"\D", "", str((await body_of(request)).get("phoneNumber") or ""))
+        number = re.sub(r"[^0-9]", "", str((await body_of(request)).get("phoneNumber") or ""))
         if not 10 <= len(number) <= 15:
             raise BrokerError(400, "phoneNumber inválido")
         connection = instance.connection
         if connection.state not in ("open", "connecting"):
-            raise BrokerError(503, "instance_offline", state=connection.state, updatedAt=connection.updated_at)
+            raise BrokerError(503, "instance_offline", **connection.error_fields())
         return answer({"pairingCode": connection.pairing_code()})
 
     async def logout(self, request: web.Request) -> web.Response:
@@ -336,7 +336,7 @@ def _texts(value: object, *, at_least: int) -> TypeGuard[list[str]]:
 
 
 def _number(request: web.Request) -> str:
-    digits = re.sub(r"\D", "", request.query.get("number", ""))
+    digits = re.sub(r"[^0-9]", "", request.query.get("number", ""))
     if not digits:
         raise BrokerError(400, "number obrigatório")
     return digits

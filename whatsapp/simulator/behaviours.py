@@ -22,7 +22,7 @@ class Rate(WireModel):
     """At most `max` sends per sliding window."""
 
     max: int = Field(ge=0)
-    window_ms: float = Field(default=15_000, gt=0)
+    window_ms: int = Field(default=15_000, gt=0)
 
 
 class Risk(WireModel):

@@ -82,7 +82,6 @@ def config_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Config
 async def serving(config: Config, *, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[tuple[Simulator, str]]:
     """Serves a simulator for as long as the context lasts; gives it and its base URL."""
     simulator = Simulator(config)
-    # The API cancels nothing that a caller hangs up on: what was asked for is done, as at the real broker.
     runner = web.AppRunner(build_app(simulator), access_log=None, shutdown_timeout=0.3)
     await runner.setup()
     try:

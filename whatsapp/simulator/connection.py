@@ -15,7 +15,7 @@ import segno
 
 from whatsapp.simulator.background import Background
 from whatsapp.simulator.ids import Ids
-from whatsapp.simulator.wire import PHONE_SERVER, Json
+from whatsapp.simulator.wire import PHONE_SERVER, Json, iso
 
 State = Literal["connecting", "open", "close", "qr_timeout"]
 FIRST_QR_SECONDS = 60
@@ -83,6 +83,10 @@ class Connection:
         """The account's JID; before any pairing a number that nobody has."""
         return (self.phone or "5500000000000") + PHONE_SERVER
 
+    def error_fields(self, state: str | None = None) -> Json:
+        """Writes what an error says about the link; strings, as everything in an error."""
+        return {"state": state or self.state, "updatedAt": iso(self.updated_at / 1000)}
+
     def start(self) -> None:
         """Connects: a paired instance opens, any other shows a QR."""
         self._move("connecting")
@@ -147,6 +151,7 @@ class Connection:
 
     def stop(self) -> None:
         """Ends the socket for good."""
+        self.state = "close"
         self._run(None)
 
     def picture(self) -> bytes | None:

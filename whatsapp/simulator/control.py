@@ -83,7 +83,7 @@ class Control:
 
     async def reset(self, _request: web.Request) -> web.Response:
         """POST /_sim/reset."""
-        self._sim.reset()
+        await self._sim.reset()
         return answer({"ok": True})
 
     async def behaviour(self, request: web.Request) -> web.Response:

@@ -163,12 +163,13 @@ class Simulator:
         self.crowd.resize(size)
         self._save_soon()
 
-    def reset(self) -> None:
-        """Makes everything empty again; ids are never used twice all the same."""
+    async def reset(self) -> None:
+        """Makes everything empty again, with nothing still on its way; ids are never used twice all the same."""
+        self.set_crowd(NOBODY)
         for instance in self.instances.values():
             instance.connection.stop()
         self.instances.clear()
-        self.set_crowd(NOBODY)
+        await self.background.close()
         self.behaviours.set({})
         self.events.forget()
         self.cdn.clear()

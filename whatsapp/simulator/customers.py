@@ -188,19 +188,21 @@ class Crowd:
 
     async def _answer(self, person: Person, instance: Instance, thread: Thread) -> None:
         """Reads, thinks and answers until nothing is left unanswered; what comes while thinking is answered, too."""
-        while thread.inbox:
-            await self._pause(person, READING_SECONDS)
-            self._read(thread)
-            await self._pause(person, THINKING_SECONDS)
-            self._read(thread)
-            heard, thread.inbox = thread.inbox, []
-            self._vote(person, instance, heard)
-            thread.last_at = self._clock
-            beats = thread.talk.answer([message.content for message in heard])
-            if not beats or person.rng.random() < REACTION_SHARE:
-                self._react(person, instance, heard[-1])
-            await self._say(person, instance, beats, answers=heard[-1])
-        thread.answering = False
+        try:
+            while thread.inbox:
+                await self._pause(person, READING_SECONDS)
+                self._read(thread)
+                await self._pause(person, THINKING_SECONDS)
+                self._read(thread)
+                heard, thread.inbox = thread.inbox, []
+                self._vote(person, instance, heard)
+                thread.last_at = self._clock
+                beats = thread.talk.answer([message.content for message in heard])
+                if not beats or person.rng.random() < REACTION_SHARE:
+                    self._react(person, instance, heard[-1])
+                await self._say(person, instance, beats, answers=heard[-1])
+        finally:
+            thread.answering = False
 
     async def _say(
         self,

@@ -34,7 +34,7 @@ class ConnectionDropped(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
-    """One message to send: its content, what it was made of for `/_sim/:id/sent`, and what it answers."""
+    """One message to send: its content, what it was made of (for `/_sim/:id/sent`), and whether it is echoed."""
 
     type: str
     content: Json
@@ -85,10 +85,10 @@ class Sender:
             BrokerError: 503 `instance_offline` with `state` and `updatedAt`.
         """
         connection = instance.connection
-        offline = self._behaviours.of(instance.id).offline
-        if offline or connection.state != "open":
-            state = "close" if offline and connection.state == "open" else connection.state
-            raise BrokerError(503, "instance_offline", state=state, updatedAt=connection.updated_at)
+        if connection.state != "open":
+            raise BrokerError(503, "instance_offline", **connection.error_fields())
+        if self._behaviours.of(instance.id).offline:
+            raise BrokerError(503, "instance_offline", **connection.error_fields("close"))
 
     async def send(self, instance: Instance, to: object, outgoing: Outgoing) -> str:
         """Sends one message that was admitted; gives its id once MESSAGE_OUTBOUND is settled or given up.
@@ -116,7 +116,7 @@ class Sender:
             BrokerError: 400 for other lengths, LIDs and groups.
         """
         text = str(to)
-        digits = re.sub(r"\D", "", text)
+        digits = re.sub(r"[^0-9]", "", text)
         if "@" in text and not text.endswith(PHONE_SERVER):
             raise BrokerError(400, RECIPIENT_INVALID)
         if len(digits) in (10, 11):
@@ -187,8 +187,7 @@ class Sender:
         if not known and not instance.risk.allows_stranger(instance.risk.limit(behaviour)):
             raise BrokerError(429, "risk_paused")
         if behaviour.socket_unavailable:
-            updated_at = instance.connection.updated_at
-            raise BrokerError(503, "socket_unavailable", state=instance.connection.state, updatedAt=updated_at)
+            raise BrokerError(503, "socket_unavailable", **instance.connection.error_fields())
         if behaviour.send_error is not None:
             instance.counters["failed"] += 1
             raise BrokerError(500, "send_failed", detail=behaviour.send_error)
@@ -294,4 +293,4 @@ def _decoded(base64: object) -> bytes:
 
 
 def _digits(text: str) -> str:
-    return re.sub(r"\D", "", text)
+    return re.sub(r"[^0-9]", "", text)

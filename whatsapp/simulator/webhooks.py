@@ -63,7 +63,8 @@ class Webhooks:
     async def open(self) -> None:
         """Makes the HTTP client, which needs a running loop."""
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # Shorter than a server keeps an idle connection: a webhook must not meet one that is just being closed.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
             headers={"user-agent": USER_AGENT},
             cookie_jar=aiohttp.DummyCookieJar(),
         )

@@ -93,7 +93,7 @@ def iso(seconds: float) -> str:
 
 def phone_jid(value: str) -> str:
     """Turns digits in any dress into a JID; a JID stays as it is."""
-    return value if "@" in value else re.sub(r"\D", "", value) + PHONE_SERVER
+    return value if "@" in value else re.sub(r"[^0-9]", "", value) + PHONE_SERVER
 
 
 def phone_of(jid: str) -> str | None:

@@ -155,6 +155,20 @@ async def test_reset_leaves_nothing_and_never_repeats_an_id(broker: Broker, hook
     assert (await broker.inbound({"from": MARIA, "text": "oi"}))[0] != first
 
 
+async def test_reset_ends_the_retries_that_were_on_their_way(broker: Broker, hook: Hook) -> None:
+    await broker.open(webhook={"retryScale": 0.1})
+    hook.status = 500
+    await broker.inbound({"from": MARIA, "text": "oi"})
+    await hook.wait(2)
+    assert (await broker.call("POST", "/_sim/reset", {}))[0] == 200
+    assert broker.simulator.webhooks.counters["pending"] == 0
+    hook.got.clear()
+    await broker.open("loja2")
+    await broker.inbound({"from": MARIA, "text": "oi"}, name="loja2")
+    await hook.wait(1)
+    assert {one.body["instanceId"] for one in hook.got} == {"loja2"}
+
+
 async def test_withdrawing_a_vote_leaves_no_voter(broker: Broker, hook: Hook) -> None:
     await broker.open(autoAck=[])
     poll = {"to": MARIA, "question": "Qual?", "options": ["A", "B"]}

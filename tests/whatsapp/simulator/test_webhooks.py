@@ -66,7 +66,8 @@ async def test_a_refused_webhook_is_tried_six_times_with_the_same_bytes(broker: 
     inbound = await hook.wait(6, INBOUND)
     assert len({one.raw for one in inbound}) == 1
     waits = [later.at - earlier.at for earlier, later in pairwise(inbound)]
-    assert [pytest.approx(wait, abs=0.05) for wait in (0.002, 0.006, 0.02, 0.06, 0.24)] == waits
+    planned = (0.002, 0.006, 0.02, 0.06, 0.24)
+    assert all(plan <= wait + 0.002 < plan + 0.5 for wait, plan in zip(waits, planned, strict=True))
     assert (await hook.wait(7))[6].event == UPSERT, "the twin goes its own way after the first is given up"
 
 

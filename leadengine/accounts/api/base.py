@@ -1,0 +1,182 @@
+"""The base of the REST API: one scope and one transaction per request, strict input, one shape of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from math import isfinite
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.http import HttpRequest
+from drf_spectacular.utils import extend_schema
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.alias_generators import to_camel
+from rest_framework import exceptions, status
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from leadengine.accounts.models import ApiKey, TenantQuerySet, User
+from leadengine.accounts.scopes import tenant_scope, user_scope
+from leadengine.errors import DomainError, NotFound, ValidationFailed
+from leadengine.paging import DEFAULT_LIMIT, MOST
+
+Model = TypeVar("Model", bound=BaseModel)
+BIGGEST = 2**63 - 1  # what a bigint holds
+
+
+class BodyTooLarge(DomainError):
+    """O corpo passa de 1 MiB."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+
+
+class Body(BaseModel):
+    """A JSON body: camelCase, every field named, nothing that PostgreSQL cannot store."""
+
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        if not _is_storable(value):
+            raise ValueError("U+0000 and numbers without end cannot be stored")
+        return value
+
+
+class Query(Body):
+    """The query string of a list. A field of tuple type may be repeated or hold commas."""
+
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MOST)
+    cursor: str | None = None
+
+
+class ScopedAPIView(APIView):
+    """A native route: the caller is known, then the handler runs in their scope, which is one transaction.
+
+    `permissions` names what each method asks for (spec/tickets-leads.md section 1). An error rolls everything back.
+    """
+
+    permissions: ClassVar[Mapping[str, str]] = {}
+    metadata_class = None  # OPTIONS would describe views to anyone
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
+        self.args, self.kwargs = args, kwargs
+        self.request = request = self.initialize_request(request, *args, **kwargs)
+        self.headers = self.default_response_headers
+        try:
+            self.initial(request, *args, **kwargs)
+            handler = getattr(self, (request.method or "").lower(), self.http_method_not_allowed)
+            with self.scope():
+                response: Response = handler(request, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - DRF's handler lets what it does not know bubble
+            response = self.handle_exception(error)
+        self.response = self.finalize_response(request, response, *args, **kwargs)
+        return self.response
+
+    def check_permissions(self, request: Request) -> None:
+        """401 without a caller, 403 when the role or the key does not grant what the method asks for."""
+        super().check_permissions(request)
+        if request.user.is_authenticated and request.user.tenant and not request.user.tenant.is_active:
+            raise exceptions.NotAuthenticated
+        permission = self.permissions.get("GET" if request.method == "HEAD" else request.method or "")
+        if permission and not self.may(permission):
+            raise exceptions.PermissionDenied
+
+    def scope(self) -> AbstractContextManager[None]:
+        """The scope of the caller: a key acts in its own tenant only, whoever owns it."""
+        key = self.api_key
+        if key is not None and self.user.is_superuser:
+            return tenant_scope(key.tenant_id)
+        return user_scope(self.user)
+
+    @property
+    def user(self) -> User:
+        """The caller."""
+        user: User = self.request.user
+        return user
+
+    @property
+    def api_key(self) -> ApiKey | None:
+        """The key that the caller sent; None for the browser's session."""
+        return self.request.auth if isinstance(self.request.auth, ApiKey) else None
+
+    @property
+    def tenant_id(self) -> UUID | None:
+        """The tenant that the caller acts in; None for a superuser of the platform, who sees all."""
+        key = self.api_key
+        return key.tenant_id if key is not None else self.user.tenant_id
+
+    def may(self, permission: str) -> bool:
+        """Whether the caller's role, and the key's own list when it has one, grant a permission."""
+        key = self.api_key
+        return self.user.may(permission) and (key is None or not key.scopes or permission in key.scopes)
+
+    def of_tenant(self, rows: TenantQuerySet) -> TenantQuerySet:
+        """Rows of the caller's tenant: the first wall."""
+        return rows.for_tenant(self.tenant_id) if self.tenant_id else rows
+
+    def read_body(self, model: type[Model]) -> Model:
+        """The body as `model`; an empty one counts as `{}`. Raises: ValidationFailed naming every bad field, 413, 415."""
+        try:
+            raw = self.request._request.body
+        except RequestDataTooBig as error:
+            raise BodyTooLarge(maxBytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE) from error
+        if raw and self.request.content_type.partition(";")[0].strip().lower() != "application/json":
+            raise exceptions.UnsupportedMediaType(self.request.content_type)
+        try:
+            return model.model_validate_json(raw or b"{}", strict=True)
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                raise exceptions.ParseError from error
+            raise _refusal(error) from error
+
+    def read_query(self, model: type[Model]) -> Model:
+        """The query string as `model`. Raises: ValidationFailed naming every bad or unknown parameter."""
+        many = {
+            field.alias or name for name, field in model.model_fields.items() if "tuple" in str(field.annotation)
+        }
+        values = {
+            name: [word for part in self.request.query_params.getlist(name) for word in part.split(",") if word]
+            if name in many
+            else value
+            for name, value in self.request.query_params.items()
+        }
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            raise _refusal(error) from error
+
+
+@extend_schema(exclude=True)
+class UnknownRouteView(ScopedAPIView):
+    """Any other address under /api/: 404 in the envelope, 401 for those we do not know. Wire it last."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise NotFound
+
+
+def answer(data: Any, *, meta: dict[str, Any] | None = None, code: int = status.HTTP_200_OK) -> Response:
+    """The one shape of native answers: `{"data": …}`, and `meta` for lists."""
+    return Response({"data": data} if meta is None else {"data": data, "meta": meta}, status=code)
+
+
+def _is_storable(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value
+    if isinstance(value, float):
+        return isfinite(value)
+    if isinstance(value, dict):
+        return all(_is_storable(key) and _is_storable(inner) for key, inner in value.items())
+    return all(_is_storable(inner) for inner in value) if isinstance(value, list) else True
+
+
+def _refusal(error: ValidationError) -> ValidationFailed:
+    return ValidationFailed(
+        [{"field": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()]
+    )
