@@ -9,6 +9,7 @@ directory> instead, with `<data-dir>/postgres` as a link to it; `systemd` emptie
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -151,8 +152,11 @@ class EmbeddedPostgres:
         """Remove what had to be kept outside the data directory: a test run leaves nothing there."""
         link = self.data_dir / "postgres"
         if link.is_symlink():
-            shutil.rmtree(link.readlink().parent)
+            home = link.readlink().parent
+            shutil.rmtree(home)
             link.unlink()
+            with contextlib.suppress(OSError):  # others keep theirs there too
+                home.parent.rmdir()
 
     def _settle(self) -> None:
         """Decide who runs the server, where its data is, and from where its programs are run."""

@@ -110,7 +110,7 @@ def test_second_start_installs_nothing(installed: Clone) -> None:
 def test_active_environment_is_used_as_it_is(installed: Clone, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(installed.root, other, ignore=shutil.ignore_patterns(".venv"))
-    command = [installed.venv / "bin" / "python", other / "manage.py", "check"]
+    command = [str(installed.venv / "bin" / "python"), str(other / "manage.py"), "check"]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.stdout == f"ran check in {installed.venv}\n"
     assert not (other / ".venv").exists()

@@ -97,6 +97,28 @@ def run(product: Path, *words: str, environ: dict[str, str] | None = None) -> su
 
 
 @pytest.fixture(scope="module")
+def started() -> Iterator[Path]:
+    """A product that has been started and ended once."""
+    with directory() as path:
+        root = stand_in.build(path / "clone")
+        assert run(root, "--once-ready", "exit 0").returncode == 0
+        yield root
+
+
+@pytest.fixture
+def product(started: Path, reachable: Path) -> Path:
+    """A product of its own for a test, on its second start: the first takes seconds."""
+    subprocess.run(["cp", "-a", started, reachable], check=True)
+    return reachable / "clone"
+
+
+@pytest.fixture
+def fresh(reachable: Path) -> Path:
+    """A product that has never been started."""
+    return stand_in.build(reachable / "clone")
+
+
+@pytest.fixture(scope="module")
 def running() -> Iterator[Up]:
     """One `up` on its first start, for the tests that leave it as it was."""
     with directory() as path, up(stand_in.build(path / "clone"), "--workers", "2") as first:
@@ -169,19 +191,20 @@ def test_killed_child_comes_back_where_it_was(running: Up, name: str) -> None:
 
 
 def test_later_starts_do_what_is_new_only(product: Path) -> None:
-    with up(product) as first:
-        env = first.env
+    env = read_env(product / ".data" / "run.env")
     with up(product) as second:
-        moving = {"BASE_URL", "PUBLIC_BASE_URL", "PORT"}
+        moving = {"BASE_URL", "PUBLIC_BASE_URL", "PORT", "LEADENGINE_DATA_DIR"}
         assert {key: second.env[key] for key in env if key not in moving} == {
             key: env[key] for key in env if key not in moving
         }
-        for done in ("migrated", "collected", "demo data"):
+        for done in ("migrated", "demo data"):
             assert done not in second.said
+        assert "static files" in second.said  # its place is another in a copied tree
     (product / "leadengine" / "stand_in" / "migrations").mkdir()
     (product / "leadengine" / "stand_in" / "migrations" / "0001_initial.py").touch()
-    with up(product) as third:
-        assert "migrated" in third.said
+    third = run(product, "--once-ready", "exit 0").stdout
+    assert "migrated" in third
+    assert "static files" not in third
 
 
 def test_once_ready_ends_everything_with_its_code(product: Path) -> None:
@@ -241,13 +264,13 @@ def test_taken_port_is_a_sentence_and_compat_ports_are_not_required(product: Pat
             assert int(urlopen(f"http://127.0.0.1:{free}", timeout=5).read()) == running.children()["web"]
 
 
-def test_refused_variable_is_a_sentence(product: Path) -> None:
-    refused = run(product, environ={"WHATSAPP_MODE": "http"})
+def test_refused_variable_is_a_sentence(fresh: Path) -> None:
+    refused = run(fresh, environ={"WHATSAPP_MODE": "http"})
     assert (refused.returncode, refused.stderr) == (1, "WHATSAPP_MODE is set: remove it.\n")
-    assert not (product / ".data" / "postgres").exists()
+    assert not (fresh / ".data" / "postgres").exists()
 
 
-def test_servers_of_others_are_used(product: Path) -> None:
+def test_servers_of_others_are_used(fresh: Path) -> None:
     foreign = {
         "DATABASE_URL": "postgresql://app@db.example.test/desk",
         "ADMIN_DATABASE_URL": "postgresql://owner@db.example.test/desk",
@@ -255,32 +278,32 @@ def test_servers_of_others_are_used(product: Path) -> None:
         "WHATSAPP_BROKER_URL": "http://broker.example.test",
         "API_KEY": "k" * 40,
     }
-    with up(product, environ=foreign) as running:
+    with up(fresh, environ=foreign) as running:
         assert set(running.children()) == {"web", "worker-1", "sender", "beat"}
         assert {key: running.env[key] for key in foreign} == foreign
         assert not (running.data_dir / "postgres").exists()
         assert not (running.data_dir / "valkey").exists()
 
 
-def test_options_that_leave_things_out(product: Path) -> None:
-    with up(product, "--no-demo", "--no-simulator", "--web", "2") as running:
+def test_options_that_leave_things_out(fresh: Path) -> None:
+    with up(fresh, "--no-demo", "--no-simulator", "--web", "2") as running:
         assert set(running.children()) == {"postgres", "valkey", "web-1", "web-2", "worker-1", "sender", "beat"}
         assert not [key for key in running.env if key.startswith("DEMO_") or key == "WHATSAPP_BROKER_URL"]
         assert "seed_demo done" not in (running.data_dir / "order").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("step", ["migrate", "seed_demo", "simulator"])
-def test_step_that_fails_ends_the_start_with_its_words(product: Path, step: str) -> None:
-    (product / ".data").mkdir()
-    (product / ".data" / f"break-{step}").touch()
-    failed = run(product)
+def test_step_that_fails_ends_the_start_with_its_words(fresh: Path, step: str) -> None:
+    (fresh / ".data").mkdir()
+    (fresh / ".data" / f"break-{step}").touch()
+    failed = run(fresh)
     assert failed.returncode == 1
     assert f"{step} is broken" in failed.stdout + failed.stderr
     assert "Traceback" not in failed.stdout + failed.stderr
     assert "\nready" not in failed.stdout
     if step == "migrate":  # what has failed once is not taken for done
-        (product / ".data" / f"break-{step}").unlink()
-        assert "migrated" in run(product, "--once-ready", "exit 0").stdout
+        (fresh / ".data" / f"break-{step}").unlink()
+        assert "migrated" in run(fresh, "--once-ready", "exit 0").stdout
 
 
 def test_web_process_that_dies_at_once_ends_the_start(product: Path) -> None:

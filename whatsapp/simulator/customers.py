@@ -31,6 +31,7 @@ BACK_AFTER = 150.0
 GROUP_SHARE = 0.06
 NUDGE_SHARE = 0.3
 GREETING_SHARE = 0.5
+ATTACHMENT_SHARE = 0.25
 QUOTE_SHARE = 0.15
 REACTION_SHARE = 0.07
 READING_SECONDS = (1.4, 3.0)
@@ -168,7 +169,12 @@ class Crowd:
     def _opening(self, bag: Bag, talk: Talk) -> list[Beat]:
         topics = {topic.name: topic for topic in scripts().topics if self.size.script in (None, topic.name)}
         pairs = [f"{topic.name}\n{opener}" for topic in topics.values() for opener in topic.openers]
-        name, _, opener = bag.draw("openers", pairs).partition("\n")
+        shown = [pair for pair in pairs if "\n@" in pair]
+        if shown and bag.rng.random() < ATTACHMENT_SHARE:
+            drawn = bag.draw("openers with a file", shown)
+        else:
+            drawn = bag.draw("openers", [pair for pair in pairs if pair not in shown])
+        name, _, opener = drawn.partition("\n")
         greets = bag.rng.random() < GREETING_SHARE
         greeting = bag.draw("greetings", scripts().phrases["greetings"]) if greets else None
         return talk.begin(topics[name], opener, greeting)
