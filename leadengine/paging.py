@@ -1,7 +1,7 @@
 """Keyset pages: a page begins after the key of the last row of the page before, so page 500 costs what page 1 costs.
 
-No row is skipped or repeated while others are inserted (spec/tickets-leads.md section 8). A cursor is opaque and signed,
-and its signature covers the filter it was made for.
+No row is skipped or repeated while others are inserted (spec/tickets-leads.md section 8). A cursor is opaque and
+signed, and its signature covers the filter it was made for.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def read_page(
     """
     after = page.after()
     if after is not None:
-        rows = rows.filter(_beyond(keys, after, "<" if descending else ">"))
+        if len(after) != len(keys):
+            raise InvalidCursor
+        rows = rows.filter(beyond(keys, after, "<" if descending else ">"))
     found = list(rows.order_by(*(f"-{key}" if descending else key for key in keys))[: page.limit + 1])
     if len(found) <= page.limit:
         return found, None
@@ -74,14 +76,12 @@ def read_page(
     return found, page.cursor_after([getattr(found[-1], key) for key in keys])
 
 
-def _beyond(keys: Sequence[str], after: Sequence[Any], operator: str) -> CombinedExpression:
+def beyond(keys: Sequence[str], after: Sequence[Any], operator: str) -> CombinedExpression:
     """`ROW(keys) > ROW(after)`: PostgreSQL walks an index from there, which it cannot for the same rule made of ORs.
 
     Under row level security the keys must be plain columns: a function in an index condition could leak, so the
     planner would read and throw away every row before the page.
     """
-    if len(after) != len(keys):
-        raise InvalidCursor
     here = Func(*(F(key) for key in keys), function="ROW", output_field=BooleanField())
     there = Func(*(_value(part) for part in after), function="ROW", output_field=BooleanField())
     return CombinedExpression(here, operator, there, output_field=BooleanField())

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from django.contrib.admin.apps import AdminConfig
 
-from leadengine.admin_site.site import BackOffice
-
-__all__ = ["BackOffice", "BackOfficeConfig"]
-
 
 class BackOfficeConfig(AdminConfig):
-    default_site = "leadengine.admin_site.BackOffice"
+    default_site = "leadengine.admin_site.site.BackOffice"

@@ -18,7 +18,9 @@ from django.urls import URLPattern, URLResolver, path
 from django.views.decorators.http import require_POST
 from unfold.sites import UnfoldAdminSite
 
+from leadengine.accounts.models import User
 from leadengine.accounts.scopes import tenant_scope, user_scope
+from leadengine.admin_site.display import shown_to
 
 View = Callable[..., HttpResponseBase]
 _CHOSEN = "back_office_tenant"
@@ -43,7 +45,7 @@ class BackOffice(UnfoldAdminSite):
 
         @wraps(view)
         def scoped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            with scope_of(request):
+            with scope_of(request), shown_to(person(request)):
                 response = view(request, *args, **kwargs)
                 # A template or a stream that is evaluated later would find no rows.
                 if isinstance(response, SimpleTemplateResponse):
@@ -52,7 +54,7 @@ class BackOffice(UnfoldAdminSite):
                     response.streaming_content = list(response)  # type: ignore[attr-defined]
                 return response
 
-        inner = super().admin_view(scoped, cacheable)
+        inner: View = super().admin_view(scoped, cacheable)
 
         @wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -91,9 +93,16 @@ class BackOffice(UnfoldAdminSite):
         return redirect("admin:index")
 
 
+def person(request: HttpRequest) -> User:
+    """The member of staff who is signed in."""
+    if not isinstance(request.user, User):
+        raise PermissionDenied
+    return request.user
+
+
 def tenant_of(request: HttpRequest) -> UUID | None:
     """The tenant whose rows this request may see; None for a superuser who looks at all of them."""
-    user = request.user
+    user = person(request)
     if not user.is_superuser:
         return user.tenant_id
     chosen = request.session.get(_CHOSEN)
@@ -102,7 +111,7 @@ def tenant_of(request: HttpRequest) -> UUID | None:
 
 def scope_of(request: HttpRequest) -> AbstractContextManager[None]:
     """Tenant scope for staff and for a superuser who chose a tenant, service scope for one who did not."""
-    tenant_id = tenant_of(request)
-    if request.user.is_superuser and tenant_id is not None:
+    user, tenant_id = person(request), tenant_of(request)
+    if user.is_superuser and tenant_id is not None:
         return tenant_scope(tenant_id)
-    return user_scope(request.user)
+    return user_scope(user)

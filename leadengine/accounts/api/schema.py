@@ -70,9 +70,9 @@ def _parameters(query: type[BaseModel]) -> list[OpenApiParameter]:
 
 def _inlined(part: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """A parameter's schema without references and without the null that its default stands for."""
-    kinds = [kind for kind in part.get("anyOf", [part]) if kind.get("type") != "null"]
+    kinds: list[dict[str, Any]] = [kind for kind in part.get("anyOf", [part]) if kind.get("type") != "null"]
     kind = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
-    return definitions[kind["$ref"].rsplit("/", 1)[-1]] if "$ref" in kind else kind
+    return definitions[str(kind["$ref"]).rsplit("/", 1)[-1]] if "$ref" in kind else kind
 
 
 __all__ = ["ListMeta", "Query", "Refused", "Shape", "describe"]

@@ -2,7 +2,7 @@
 //
 // A row is an <li data-id> with one link. Rows keep their element, so focus, selection and scroll survive; while the
 // pointer is over the list or a row has focus, the order is kept and a pill says how many changes wait.
-const COALESCE = 500, MOST_ROWS = 500, MOST_FETCHED = 100;
+const COALESCE = 500, MOST_FETCHED = 100;
 const HINTS = ["messages.new", "message.updated", "ticket.updated", "lead.updated", "resync", "reload", "open", "poll"];
 
 class InboxList extends HTMLElement {
@@ -14,11 +14,10 @@ class InboxList extends HTMLElement {
     for (const hint of HINTS) document.addEventListener(`live:${hint}`, () => this.hint());
     document.addEventListener("list:refresh", () => this.hint());
     document.addEventListener("visibilitychange", () => document.hidden || (this.missed && this.hint()));
-    this.addEventListener("click", (event) => this.click(event));
+    this.addEventListener("list:page", ({ detail }) => this.turn(detail.page, detail.append));
     this.scroller.addEventListener("pointerleave", () => this.settle());
     this.scroller.addEventListener("focusout", () => setTimeout(() => this.settle()));
     this.pill.addEventListener("click", () => this.settle(true));
-    this.scroller.addEventListener("scroll", () => this.nearEnd() && this.more(), { passive: true });
     document.addEventListener("htmx:pushedIntoHistory", () => this.mark());
     document.addEventListener("htmx:historyRestore", () => this.mark());
     this.title();
@@ -44,7 +43,7 @@ class InboxList extends HTMLElement {
     try {
       const limit = Math.min(Math.max(50, this.rows.children.length), MOST_FETCHED);
       const page = await this.load(`${this.dataset.url}?${this.query()}&limit=${limit}`);
-      if (page) this.apply(page);
+      if (page?.querySelector("[data-list]")?.dataset.tab === this.dataset.tab) this.apply(page);
     } finally {
       this.busy = false;
       if (this.again) {
@@ -147,51 +146,30 @@ class InboxList extends HTMLElement {
     this.title();
   }
 
-  title() {
-    document.dispatchEvent(new CustomEvent("list:unread", { detail: { count: Number(this.dataset.unread) || 0 } }));
-  }
-
-  // Tabs and sorting: the fragment of the other list, its choice in the address.
-  async click(event) {
-    const link = event.target.closest("a[data-tab], a[data-sort]");
-    if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-    event.preventDefault();
-    link.closest("details")?.removeAttribute("open");
-    Object.assign(this.dataset, { tab: link.dataset.tab ?? this.dataset.tab, sort: link.dataset.sort ?? this.dataset.sort });
-    const page = await this.load(link.dataset.fragment);
-    if (!page) return void location.assign(link.href);
-    this.dataset.sort = page.querySelector("[data-list]").dataset.sort;
-    for (const part of ["[data-tabs]", "[data-sorts]"])
-      this.querySelector(part).replaceWith(document.importNode(page.querySelector(part), true));
+  // Another tab, another order, or the next rows: what list-pages fetched.
+  turn(page, append) {
+    const fresh = [...page.querySelectorAll("[data-rows] > li")];
+    if (append) {
+      for (const row of fresh)
+        if (!this.find(row.dataset.id)) {
+          this.html.set(row.dataset.id, row.innerHTML);
+          this.rows.append(document.importNode(row, true));
+        }
+      htmx.process(this.rows);
+      this.querySelector("[data-foot]").replaceWith(document.importNode(page.querySelector("[data-foot]"), true));
+      this.mark();
+      return;
+    }
     this.html.clear();
     this.rows.replaceChildren();
-    this.arrange(page, [...page.querySelectorAll("[data-rows] > li")]);
+    this.arrange(page, fresh);
     for (const row of this.rows.children) row.classList.remove("is-new");
     this.counts(page);
     this.scroller.scrollTop = 0;
-    history.replaceState(history.state, "", `${location.pathname}?${this.query()}`);
   }
 
-  nearEnd() {
-    return this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight < 600;
-  }
-
-  async more() {
-    const foot = this.querySelector("[data-foot]");
-    const next = foot.querySelector("[data-more]");
-    if (!next || this.busy || this.rows.children.length >= MOST_ROWS) return;
-    this.busy = true;
-    const page = await this.load(next.dataset.more);
-    this.busy = false;
-    if (!page) return;
-    for (const row of page.querySelectorAll("[data-rows] > li"))
-      if (!this.find(row.dataset.id)) {
-        this.html.set(row.dataset.id, row.innerHTML);
-        this.rows.append(document.importNode(row, true));
-      }
-    htmx.process(this.rows);
-    foot.replaceWith(document.importNode(page.querySelector("[data-foot]"), true));
-    this.mark();
+  title() {
+    document.dispatchEvent(new CustomEvent("list:unread", { detail: { count: Number(this.dataset.unread) || 0 } }));
   }
 }
 

@@ -1,0 +1,53 @@
+"""What lists and threads show, with a pinned number of queries each. Reads only; call inside the viewer's scope."""
+
+from tickets.queries.lists import (
+    MANY,
+    SORTS,
+    TABS,
+    Filters,
+    TicketDetail,
+    TicketPage,
+    TicketRow,
+    find_page,
+    find_ticket,
+    list_page,
+    tab_counts,
+    ticket_detail,
+    ticket_row,
+)
+from tickets.queries.threads import (
+    MessagePage,
+    ThreadDelta,
+    ThreadItem,
+    ThreadMessage,
+    ThreadPage,
+    list_entries,
+    message_page,
+    thread_delta,
+    thread_page,
+)
+
+__all__ = [
+    "MANY",
+    "SORTS",
+    "TABS",
+    "Filters",
+    "MessagePage",
+    "ThreadDelta",
+    "ThreadItem",
+    "ThreadMessage",
+    "ThreadPage",
+    "TicketDetail",
+    "TicketPage",
+    "TicketRow",
+    "find_page",
+    "find_ticket",
+    "list_entries",
+    "list_page",
+    "message_page",
+    "tab_counts",
+    "thread_delta",
+    "thread_page",
+    "ticket_detail",
+    "ticket_row",
+]

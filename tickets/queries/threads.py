@@ -1,0 +1,312 @@
+"""Conversations: the contact's whole history for the screen, one ticket's messages, and what is new since a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
+
+from leadengine.errors import NotFound
+from leadengine.paging import DEFAULT_LIMIT, beyond
+from tickets.models import Message, MessageMedia, MessageReaction, Note, ReadMarker, Ticket, TicketEvent
+from tickets.policy import Viewer, visible_tickets
+from tickets.queries.lists import find_ticket, visible_notes
+
+MOST_ENTRIES = 500
+MOST_STATES = 300  # what a thread keeps on screen
+_ORDER = ("sent_at", "position", "id")
+
+
+@dataclass(slots=True)
+class ThreadMessage:
+    """A message with its author loaded, its file, reactions, and the message it answers when the viewer may see it."""
+
+    message: Message
+    media: MessageMedia | None
+    has_thumbnail: bool
+    reactions: list[MessageReaction] = field(default_factory=list)
+    quoted: Message | None = None  # with its author
+
+
+@dataclass(slots=True)
+class ThreadItem:
+    """One thing in a thread. `ticket`: a separator before that ticket's first item; else what the kind says.
+
+    `entry` is a Note or TicketEvent, with author or actor loaded.
+    """
+
+    kind: Literal["ticket", "message", "note", "event"]
+    at: datetime
+    ticket: Ticket
+    message: ThreadMessage | None = None
+    entry: Note | TicketEvent | None = None
+
+
+@dataclass(slots=True)
+class ThreadPage:
+    """A part of a contact's history, oldest first.
+
+    `older` and `newer` are the message ids to ask with (`before`, `after`) for the next part, None at the ends.
+    `cursor` `P.E` is where `thread_delta` goes on for `ticket`; `read_position`: how far the viewer has read it.
+    """
+
+    ticket: Ticket
+    items: list[ThreadItem]
+    older: UUID | None
+    newer: UUID | None
+    cursor: str
+    read_position: int
+
+
+@dataclass(slots=True)
+class ThreadDelta:
+    """What came to one ticket after a cursor, in order; ask again at once while `more`.
+
+    `states` are messages on screen as they are now.
+    """
+
+    ticket: Ticket
+    items: list[ThreadItem]
+    states: list[ThreadMessage]
+    cursor: str
+    more: bool
+
+
+@dataclass(slots=True)
+class MessagePage:
+    """Messages of one ticket by (sent_at, position), as people see them; where to go on from, None at the ends."""
+
+    messages: list[ThreadMessage]
+    before: int | None
+    after: int | None
+
+
+def thread_page(
+    viewer: Viewer,
+    ticket_id: UUID,
+    *,
+    before: UUID | None = None,
+    after: UUID | None = None,
+    around: UUID | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> ThreadPage:
+    """The history of a ticket's contact in all tickets that the viewer sees: its newest part, or the part at a message.
+
+    Notes and events stand where their time puts them, at most 500 a page. At most 9 queries. Raises: NotFound (also
+    when the message is not of this history).
+    """
+    ticket = find_ticket(viewer, ticket_id)
+    tickets = _history_of(viewer, ticket)
+    history = _messages().filter(contact_id=ticket.contact_id, ticket_id__in=tickets)
+    anchor = _anchor(history, before or after or around)
+    found, older, newer = _slice(history, anchor, "before" if before else "after" if after else "around", limit)
+    items = [
+        ThreadItem("message", one.message.sent_at, tickets[one.message.ticket_id], message=one)
+        for one in _dress(found, tickets)
+    ]
+    if found or anchor is None:
+        # Each entry belongs to one part: the one whose first message is the last before it.
+        low = found[0].sent_at if older else None
+        high = newer.sent_at if newer else None
+        items += _entries(viewer, _between("at", low, high), _between("created_at", low, high), tickets)
+    marker = ReadMarker.objects.filter(user_id=viewer.user_id, ticket_id=ticket.pk).first()
+    return ThreadPage(
+        ticket,
+        _separated(sorted(items, key=_place), older.ticket_id if older else None),
+        found[0].pk if found and older else None,
+        found[-1].pk if found and newer else None,
+        f"{ticket.last_position}.{ticket.last_event_seq}",
+        marker.last_position if marker else 0,
+    )
+
+
+def thread_delta(
+    viewer: Viewer,
+    ticket_id: UUID,
+    *,
+    position: int,
+    seq: int,
+    states: tuple[int, int] | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> ThreadDelta:
+    """Messages after `position`, notes and events after `seq`, and messages of the positions `states` as they are now.
+
+    Positions and seqs have no gaps, so a page is a range of each and a cursor never loses a row, whatever commits
+    meanwhile. At most 8 queries. Raises: NotFound.
+    """
+    ticket = find_ticket(viewer, ticket_id)
+    to_position = max(position, min(ticket.last_position, position + limit))
+    to_seq = max(seq, min(ticket.last_event_seq, seq + limit))
+    wanted = Q(position__gt=position, position__lte=to_position)
+    if states:
+        wanted |= Q(position__gte=states[0], position__lte=min(states[1], states[0] + MOST_STATES))
+    dressed = _dress(list(_messages().filter(wanted, ticket_id=ticket.pk).order_by("position")), {ticket.pk})
+    items = [
+        ThreadItem("message", one.message.sent_at, ticket, message=one)
+        for one in dressed
+        if position < one.message.position <= to_position
+    ]
+    items += list_entries(viewer, ticket, seq, to_seq)
+    return ThreadDelta(
+        ticket,
+        sorted(items, key=_place),
+        [one for one in dressed if states and states[0] <= one.message.position <= states[1]],
+        f"{to_position}.{to_seq}",
+        to_position < ticket.last_position or to_seq < ticket.last_event_seq,
+    )
+
+
+def message_page(
+    viewer: Viewer,
+    ticket_id: UUID,
+    *,
+    before: int | None = None,
+    after: int | None = None,
+    around: UUID | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> MessagePage:
+    """Messages of one ticket: the newest, or those before or after a position, or around a message. At most 5 queries.
+
+    Raises: NotFound.
+    """
+    ticket = find_ticket(viewer, ticket_id)
+    last = ticket.last_position
+    if around is not None:
+        place = Message.objects.filter(ticket_id=ticket.pk, pk=around).values_list("position", flat=True).first()
+        if place is None:
+            raise NotFound("Mensagem não encontrada.")
+        low = max(0, place - 1 - limit // 2)
+    else:
+        low = after if after is not None else max(0, (last + 1 if before is None else before) - 1 - limit)
+    high = min(last, low + limit, before - 1 if before is not None else last)
+    rows = _messages().filter(ticket_id=ticket.pk, position__gt=low, position__lte=high)
+    messages = _dress(list(rows.order_by("sent_at", "position")), {ticket.pk})
+    return MessagePage(messages, low + 1 if low > 0 and messages else None, high if high < last and messages else None)
+
+
+def list_entries(viewer: Viewer, ticket: Ticket, after: int, upto: int) -> list[ThreadItem]:
+    """A ticket's notes and events with `after` < seq <= `upto`, by time. 2 queries, none for an empty range."""
+    if upto <= after:
+        return []
+    span = Q(seq__gt=after, seq__lte=upto)
+    return _entries(viewer, span, span, {ticket.pk: ticket})
+
+
+# --- Messages ----------------------------------------------------------------------------------------------------
+
+
+def _messages() -> QuerySet[Message]:
+    """Messages with author and file, without what no thread shows (a thumbnail may be 64 KB)."""
+    has_thumbnail = ExpressionWrapper(Q(media__thumbnail__isnull=False), output_field=BooleanField())
+    messages: QuerySet[Message] = Message.objects.select_related("author", "media")
+    return messages.defer("payload", "media__thumbnail", "media__source").annotate(has_thumbnail=has_thumbnail)
+
+
+def _anchor(history: QuerySet[Message], message_id: UUID | None) -> Message | None:
+    if message_id is None:
+        return None
+    anchor = history.filter(pk=message_id).first()
+    if anchor is None:
+        raise NotFound("Mensagem não encontrada.")
+    return anchor
+
+
+def _slice(
+    history: QuerySet[Message], anchor: Message | None, side: str, limit: int
+) -> tuple[list[Message], Message | None, Message | None]:
+    """(messages oldest first, the one before them, the one after them)."""
+    if anchor is None:
+        newest_first = list(history.order_by(*_descending())[: limit + 1])
+        return newest_first[:limit][::-1], _at(newest_first, limit), None
+    key = [getattr(anchor, name) for name in _ORDER]
+    back, forth = {"before": (limit, 0), "after": (0, limit), "around": (limit // 2, limit - limit // 2 - 1)}[side]
+    older, newer = [], []
+    if side != "after":
+        older = list(history.filter(beyond(_ORDER, key, "<")).order_by(*_descending())[: back + 1])
+    if side != "before":
+        newer = list(history.filter(beyond(_ORDER, key, ">")).order_by(*_ORDER)[: forth + 1])
+    middle = [anchor] if side == "around" else []
+    first = anchor if side == "after" else _at(older, back)
+    last = anchor if side == "before" else _at(newer, forth)
+    return [*older[:back][::-1], *middle, *newer[:forth]], first, last
+
+
+def _descending() -> list[str]:
+    return [f"-{name}" for name in _ORDER]
+
+
+def _at(rows: Sequence[Message], index: int) -> Message | None:
+    return rows[index] if len(rows) > index else None
+
+
+def _dress(messages: Sequence[Message], visible: Collection[UUID]) -> list[ThreadMessage]:
+    """Add reactions and quoted messages: at most two queries."""
+    rows = {
+        one.pk: ThreadMessage(one, getattr(one, "media", None), getattr(one, "has_thumbnail", False))
+        for one in messages
+    }
+    if rows:
+        # A reaction that was taken back stays as a row without emoji.
+        for reaction in MessageReaction.objects.filter(message_id__in=rows).exclude(emoji="").order_by("at"):
+            rows[reaction.message_id].reactions.append(reaction)
+    wanted = {message.reply_to_id for message in messages if message.reply_to_id}
+    if wanted:
+        quoted = Message.objects.select_related("author").filter(pk__in=wanted, ticket_id__in=visible).in_bulk()
+        for row in rows.values():
+            row.quoted = quoted.get(row.message.reply_to_id)
+    return list(rows.values())
+
+
+# --- The contact's history ---------------------------------------------------------------------------------------
+
+
+def _history_of(viewer: Viewer, ticket: Ticket) -> dict[UUID, Ticket]:
+    related = ("queue", "assignee", "close_reason", "closed_by", "contact")
+    tickets = visible_tickets(viewer).filter(contact_id=ticket.contact_id).select_related(*related)
+    return {one.pk: one for one in tickets}
+
+
+def _entries(viewer: Viewer, events: Q, notes: Q, tickets: dict[UUID, Ticket]) -> list[ThreadItem]:
+    """Events and notes of these tickets, the newest 500 of each: two queries."""
+    happened = TicketEvent.objects.filter(events, ticket_id__in=tickets).select_related("actor")
+    said = Note.objects.filter(notes, visible_notes(viewer), ticket_id__in=tickets).select_related("author")
+    items = [
+        ThreadItem("event", event.at, tickets[event.ticket_id], entry=event)
+        for event in happened.order_by("-at", "-seq")[:MOST_ENTRIES]
+    ]
+    items += [
+        ThreadItem("note", note.created_at, tickets[note.ticket_id], entry=note)
+        for note in said.order_by("-created_at", "-seq")[:MOST_ENTRIES]
+    ]
+    return sorted(items, key=_place)
+
+
+def _between(column: str, low: datetime | None, high: datetime | None) -> Q:
+    span = Q()
+    if low is not None:
+        span &= Q(**{f"{column}__gte": low})
+    if high is not None:
+        span &= Q(**{f"{column}__lt": high})
+    return span
+
+
+def _separated(items: Sequence[ThreadItem], ticket_before: UUID | None) -> list[ThreadItem]:
+    """The items with a separator wherever another ticket begins."""
+    shown: list[ThreadItem] = []
+    for item in items:
+        if item.ticket.pk != ticket_before:
+            shown.append(ThreadItem("ticket", item.at, item.ticket))
+            ticket_before = item.ticket.pk
+        shown.append(item)
+    return shown
+
+
+def _place(item: ThreadItem) -> tuple[datetime, bool, int]:
+    """What people see is sorted by time; at one instant messages come first, each kind in its own order."""
+    if item.message is not None:
+        return item.at, False, item.message.message.position
+    return item.at, True, item.entry.seq if item.entry else 0

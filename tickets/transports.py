@@ -1,0 +1,160 @@
+"""What a channel does for tickets, and what may become of a send (spec/outbound.md section 8).
+
+The channels stand above this app: settings.TICKETS_TRANSPORTS names them by dotted path, as EMAIL_BACKEND does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from typing import Any, Protocol
+from uuid import UUID
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+Identity = tuple[str, str]  # (kind, value) of a ContactIdentity
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a line can do; doors and composer ask this, never for the name of a broker (spec/broker.md section 9).
+
+    `types` are payload types in lower case, `media_max_bytes` is by type, `countries` are calling codes (none: all).
+    """
+
+    types: frozenset[str]
+    media_max_bytes: Mapping[str, int]
+    groups_send: bool
+    lid_recipients: bool
+    exists: bool
+    countries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A session as far as tickets need it. `name` is for people's eyes and metrics, `reference` is the channel's own."""
+
+    id: UUID
+    tenant_id: UUID
+    name: str
+    reference: str
+    status: str
+    connected: bool
+    default_queue_id: UUID | None
+    replaced_by: UUID | None
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class SendOrder:
+    """One message to send. `payload` is what the door accepted (tickets/payloads.py), `attempt_id` names this try.
+
+    `identities` are those of the contact; the channel chooses the address. `reference` is the caller's id, else ours.
+    """
+
+    message_id: UUID
+    attempt_id: UUID
+    line: Line
+    identities: Sequence[Identity]
+    is_group: bool
+    payload: Mapping[str, Any]
+    media_url: str | None
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The channel accepted. `external_id` may still be unknown; `learned` are addresses it told of the contact."""
+
+    external_id: str | None
+    status: int
+    answer: str
+    learned: tuple[Identity, ...] = ()
+
+
+@dataclass
+class SendFailure(Exception):
+    """A send that did not succeed. `message` is for people; `answer` is what the channel said, without keys."""
+
+    code: str
+    message: str
+    status: int | None = None
+    answer: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__(self.code)
+
+
+class NotSent(SendFailure):
+    """Proved not to have left."""
+
+
+class LineOffline(NotSent):
+    """The session is not connected, or not there: the message waits for it. Not an attempt."""
+
+
+@dataclass
+class RateLimited(NotSent):
+    """The channel wants a pause. Not an attempt."""
+
+    retry_after: float = field(default=15, kw_only=True)  # seconds
+
+
+class OperatorNeeded(NotSent):
+    """Held until a supervisor releases the session. Not an attempt."""
+
+
+class Retryable(NotSent):
+    """The channel could not be reached, or did not accept our key: tried again later."""
+
+
+@dataclass
+class Refused(NotSent):
+    """Ended: this message will never be accepted. `external_id` where the channel named it all the same."""
+
+    external_id: str | None = field(default=None, kw_only=True)
+
+
+class OutcomeUnknown(SendFailure):
+    """It may have left: never sent again by the system."""
+
+
+class Transport(Protocol):
+    """A channel. Only `send` reaches out; all else runs in the caller's scope and transaction."""
+
+    def require_configured(self) -> None:
+        """Raises: NotConfigured naming what is missing."""
+
+    def line(self, reference: UUID | str) -> Line | None:
+        """A session of the scope's tenant by our id, or by a name that the channel knows it by; None when unknown."""
+
+    def capabilities(self, session_id: UUID) -> Capabilities:
+        """What a session can do; the channel's own where the session is unknown."""
+
+    def check_recipient(self, *, line: Line, identities: Sequence[Identity], is_group: bool) -> None:
+        """Raises: a DomainError with status 400 or 422 when the line cannot reach the contact."""
+
+    def send(self, order: SendOrder) -> Sent:
+        """Send now. No transaction may be open. Raises: SendFailure."""
+
+    def bound(self, *, tenant_id: UUID, session_id: UUID, external_id: str, now: datetime) -> None:
+        """A message got its id, in this transaction: apply what came for it too early."""
+
+    def held(self, *, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
+        """The channel refuses until an operator acts: flag the session and tell supervisors."""
+
+    def ticket_changed(self, *, tenant_id: UUID, ticket_id: UUID, now: datetime) -> None:
+        """A ticket changed, in this transaction: what the channel keeps of it follows."""
+
+    def queue_available(self, *, tenant_id: UUID, now: datetime) -> None:
+        """A queue was created or activated: what waited for one is due."""
+
+
+@cache
+def get_transport(channel: str) -> Transport:
+    """The transport of a channel such as `WHATSAPP`."""
+    transport: Transport = import_string(settings.TICKETS_TRANSPORTS[channel])()
+    return transport
