@@ -51,6 +51,11 @@ app.conf.update(
 # Celery's Django fixup would close the connection around every task (5 ms); close_old_connections below heals it.
 app.conf["CELERY_DB_REUSE_MAX"] = 1_000_000_000
 app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.operations"])
+# A task that was not taken before the next one is due is worth nothing: it expires.
+app.conf.beat_schedule = {
+    "drain": {"task": "whatsapp.drain", "schedule": 1.0, "options": {"expires": 1.0}},
+    "sweep-outbox": {"task": "tickets.sweep_outbox", "schedule": 10.0, "options": {"expires": 10.0}},
+}
 
 
 def enqueue(task: Task[Any, Any], **ids: Any) -> None:

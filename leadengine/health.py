@@ -131,14 +131,14 @@ def examine() -> Report:
 
 @require_safe
 @never_cache
-def health(request: HttpRequest) -> JsonResponse:
+def health(_request: HttpRequest) -> JsonResponse:
     """GET /health: that this process answers, and the last known status. No I/O."""
     return JsonResponse({"status": _examiner.report.status, "service": "leadengine", **_about("uptime")})
 
 
 @require_safe
 @never_cache
-def healthz(request: HttpRequest) -> JsonResponse:
+def healthz(_request: HttpRequest) -> JsonResponse:
     """GET /healthz: every part; 503 only when PostgreSQL is away."""
     report = examine()
     body = {
@@ -153,7 +153,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 
 @require_safe
 @never_cache
-def ready(request: HttpRequest) -> JsonResponse:
+def ready(_request: HttpRequest) -> JsonResponse:
     """GET /ready: whether this process may get traffic."""
     reason = "stopping" if _examiner.stopping else examine().reason
     if reason:

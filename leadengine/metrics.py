@@ -5,11 +5,22 @@ Label combinations known beforehand are created at start (`prepare`), so that a 
 
 from __future__ import annotations
 
+import collections
+import os
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from django.db import transaction
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    multiprocess,
+)
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
@@ -103,7 +114,10 @@ EFFECTS = (
 
 
 def prepare() -> None:
-    """Create every label combination known beforehand, with 0."""
+    """Create every label combination known beforehand, with 0. Called once, at the start of a process."""
+    # They double the page, and the shared files of several processes have none.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
+    _forget_the_dead()
     for result, reasons in REASONS.items():
         for reason in reasons:
             webhook_events.labels(result=result, reason=reason, payload_type="none")
@@ -127,3 +141,35 @@ def prepare() -> None:
 def count(child: Any, amount: float = 1) -> None:
     """Count once the running transaction has committed: what was rolled back did not happen."""
     transaction.on_commit(lambda: child.inc(amount))
+
+
+def everything() -> CollectorRegistry:
+    """What was counted: by all processes that share PROMETHEUS_MULTIPROC_DIR, or by this one when that is not set."""
+    if not _shared():
+        return REGISTRY
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+def totals(name: str, label: str = "") -> collections.Counter[str]:
+    """The sums of a counter by the values of one of its labels; `.total()` is the sum of all."""
+    sums: collections.Counter[str] = collections.Counter()
+    for family in everything().collect():
+        for sample in family.samples:
+            if sample.name == name:
+                sums[sample.labels.get(label, "")] += sample.value  # type: ignore[assignment]
+    return sums
+
+
+def _shared() -> str:
+    """The directory that the processes share; prometheus_client itself reads this variable, and only this way."""
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+
+
+def _forget_the_dead() -> None:
+    """Remove the gauges of processes that were killed: their open sockets would count for ever."""
+    for path in Path(_shared()).glob("gauge_live*_*.db") if _shared() else ():
+        pid = path.stem.rpartition("_")[2]
+        if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            multiprocess.mark_process_dead(int(pid))  # type: ignore[no-untyped-call]

@@ -21,9 +21,16 @@ from leadengine.errors import ConfigurationError
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(os.environ.get("LEADENGINE_DATA_DIR") or BASE_DIR / ".data").resolve()
 
+_given = "DATABASE_URL" in os.environ
 for _file in (BASE_DIR / ".env", DATA_DIR / "run.env"):
     if _file.is_file():
+        _before = set(os.environ)
         environ.Env.read_env(str(_file), overwrite=False)
+        if _given and _file.name == "run.env":
+            # Somebody else's database: the embedded server's other roles have no business there.
+            for _name in ("ADMIN_DATABASE_URL", "DATABASE_BACKUP_URL"):
+                if _name not in _before:
+                    os.environ.pop(_name, None)
 
 
 def text(name: str, default: str = "") -> str:
@@ -313,10 +320,32 @@ LOGGING_CONFIG = "leadengine.logging.configure"
 LOGGING = {"level": LOG_LEVEL, "form": LOG_FORMAT}
 
 # --- Back office ----------------------------------------------------------------------------------------------
+_NAVIGATION = "leadengine.admin_site.navigation"
 UNFOLD = {
     "SITE_TITLE": "LeadEngine",
     "SITE_HEADER": "LeadEngine",
+    "SITE_SUBHEADER": f"{_NAVIGATION}.subheader",
+    "SITE_DROPDOWN": f"{_NAVIGATION}.tenant_choices",
     "SITE_SYMBOL": "forum",
+    "SITE_URL": None,
+    "THEME": f"{_NAVIGATION}.theme",
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_HISTORY": False,
-}
+    "DASHBOARD_CALLBACK": "leadengine.operations.dashboard.show",
+    "STYLES": [f"{_NAVIGATION}.stylesheet"],
+    "ACCOUNT": {"navigation": f"{_NAVIGATION}.account_links"},
+    "SIDEBAR": {"navigation": f"{_NAVIGATION}.sidebar"},
+    "TABS": f"{_NAVIGATION}.tabs",
+    "BORDER_RADIUS": "8px",
+    # The tokens of spec/inbox.md section 3: base is panel to surface, primary the brand in both themes.
+    "COLORS": {
+        "base": {
+            "50": "#F6F8FA", "100": "#EDF1F5", "200": "#E3E8EE", "300": "#CAD3DC", "400": "#93A1B0", "500": "#5B6875",
+            "600": "#45515D", "700": "#334150", "800": "#253240", "900": "#0F1720", "950": "#0A1118",
+        },
+        "primary": {
+            "50": "#EDF8F3", "100": "#D9F0E5", "200": "#B4E2CD", "300": "#7FCFAE", "400": "#34C48D", "500": "#34C48D",
+            "600": "#0B6E4F", "700": "#095C42", "800": "#084B37", "900": "#073B2B", "950": "#04231A",
+        },
+    },
+}  # fmt: skip

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 from django.db.backends.utils import CursorWrapper
+from django.db.models import F
 
+from leadengine.accounts.models import User
+from leadengine.accounts.services import save_audited
+from leadengine.errors import DomainError
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, insert_rows, unnest
+from leads.models import Contact, PipelineStage, Tag
 
 _IDENTITY = {
     "id": "uuid", "tenant_id": "uuid", "contact_id": "uuid", "kind": "text", "value": "text", "is_primary": "boolean",
@@ -27,6 +33,16 @@ DEFAULT_STAGES = (
     ("Ganho", "CONVERTED", "#079455", True, False),
     ("Perdido", "LOST", "#B42318", False, True),
 )
+
+
+_CONTACT_FIELDS = ("name", "name_source", "notes", "is_blocked")
+
+
+class UnableToSave(DomainError):
+    """Já existe uma etiqueta ou etapa assim."""
+
+    code = "NAME_TAKEN"
+    status = 409
 
 
 @dataclass(slots=True)
@@ -201,6 +217,42 @@ def add_identities(*, tenant_id: UUID, pairs: dict[tuple[str, str], UUID]) -> No
             ],
             "ON CONFLICT (tenant_id, kind, value) DO NOTHING",
         )
+
+
+def save_contact(*, actor: User, contact: Contact) -> dict[str, list[Any]]:
+    """Write a person's corrections to a contact (name, notes, blocked); returns the changed fields.
+
+    A changed name is the agent's from now on: the broker never overwrites it (D10).
+    """
+    if Contact.objects.filter(pk=contact.pk).exclude(name=contact.name).exists():
+        contact.name_source = Contact.NameSource.AGENT
+    changes = save_audited(actor=actor, row=contact, fields=_CONTACT_FIELDS, action="contact.saved")
+    if changes:
+        Contact.objects.filter(pk=contact.pk).update(version=F("version") + 1)
+    return changes
+
+
+def save_stage(*, actor: User, stage: PipelineStage) -> None:
+    """Create or change a stage of the pipeline. The status it stands for is that of its leads, and stays.
+
+    Raises: UnableToSave.
+    """
+    _save(actor, stage, ("name", "status", "colour", "order_index", "is_won", "is_lost"), "stage.saved")
+
+
+def save_tag(*, actor: User, tag: Tag) -> None:
+    """Create or change a tag. Raises: UnableToSave."""
+    _save(actor, tag, ("name", "colour"), "tag.saved")
+
+
+def _save(actor: User, row: PipelineStage | Tag, fields: Sequence[str], action: str) -> None:
+    if not actor.may("settings:write"):
+        raise UnableToSave("Só administradores mudam esta configuração.")
+    try:
+        with transaction.atomic():
+            save_audited(actor=actor, row=row, fields=fields, action=action)
+    except IntegrityError as error:
+        raise UnableToSave from error
 
 
 # --- Steps of upsert_contacts, in the order they are called ------------------------------------------------------

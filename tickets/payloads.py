@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from django.conf import settings
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from leadengine.errors import ValidationFailed
@@ -36,13 +45,6 @@ _SAID = {
     "float_type": "Deve ser um número.",
     "int_type": "Deve ser um número inteiro.",
 }
-
-
-def _storable(value: str) -> str:
-    # PostgreSQL stores neither, and one of them in a text would fail the whole request.
-    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise ValueError("Contém um caractere inválido.")
-    return value
 
 
 def _telling(value: str) -> str:
@@ -73,12 +75,22 @@ def is_private_host(host: str) -> bool:
     return not mapped.is_global or mapped.is_multicast
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-Url = Annotated[Text, Field(max_length=2048), AfterValidator(_fetchable)]
+Url = Annotated[str, Field(max_length=2048), AfterValidator(_fetchable)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, strict=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        # PostgreSQL stores neither U+0000 nor a lone surrogate, and one of them would fail the whole request.
+        if isinstance(value, str | dict):
+            text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+            zero = "\\u0000" if isinstance(value, dict) else "\0"
+            if zero in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise ValueError("Contém um caractere inválido.")
+        return value
 
 
 class Payload(_Part):
@@ -87,15 +99,13 @@ class Payload(_Part):
     kind: ClassVar[str]
 
     reply_to: UUID | None = Field(None, strict=False)
-    external_id: Annotated[Text, Field(min_length=1, max_length=128)] | None = None
+    external_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _small_metadata(self) -> Self:
-        if len(_storable(json.dumps(self.metadata, ensure_ascii=False)).encode()) > METADATA_BYTES:
-            raise ValueError(f"metadata: no máximo {METADATA_BYTES} bytes.")
-        if "\\u0000" in json.dumps(self.metadata):
-            raise ValueError("metadata: contém um caractere inválido.")
+        if len(json.dumps(self.metadata, ensure_ascii=False).encode()) > METADATA_BYTES:
+            raise ValueError(f"metadata: No máximo {METADATA_BYTES} bytes.")
         return self
 
     @property
@@ -120,7 +130,7 @@ class TextPayload(Payload):
     kind = "TEXT"
 
     type: Literal["text"] = "text"
-    text: Annotated[Text, Field(min_length=1, max_length=4096), AfterValidator(_telling)] = Field(
+    text: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_telling)] = Field(
         validation_alias=AliasChoices("text", "content", "message")
     )
     preview_url: bool | None = None
@@ -132,8 +142,8 @@ class TextPayload(Payload):
 
 class MediaSource(_Part):
     url: Url
-    mimetype: Annotated[Text, Field(max_length=120)] | None = None
-    filename: Annotated[Text, Field(max_length=255)] | None = None
+    mimetype: Annotated[str, Field(max_length=120)] | None = None
+    filename: Annotated[str, Field(max_length=255)] | None = None
     size: int | None = Field(None, ge=0)
 
 
@@ -142,13 +152,13 @@ class MediaPayload(Payload):
 
     media_url: Url | None = Field(None, exclude=True)
     media: MediaSource | None = Field(None, exclude=True)
-    mime_type: Annotated[Text, Field(max_length=120)] | None = None
-    file_name: Annotated[Text, Field(max_length=255)] | None = None
+    mime_type: Annotated[str, Field(max_length=120)] | None = None
+    file_name: Annotated[str, Field(max_length=255)] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.media_url is None) == (self.media is None):
-            raise ValueError("mediaUrl: informe mediaUrl ou media, um dos dois.")
+            raise ValueError("mediaUrl: Informe mediaUrl ou media, um dos dois.")
         if self.media is None and self.media_url is not None:
             self.media = MediaSource.model_construct(url=self.media_url, mimetype=None, filename=None, size=None)
         assert self.media is not None  # noqa: S101 - narrows the type
@@ -158,7 +168,7 @@ class MediaPayload(Payload):
 
 
 class _Captioned(MediaPayload):
-    caption_: Annotated[Text, Field(max_length=1024)] | None = Field(None, alias="caption")
+    caption_: Annotated[str, Field(max_length=1024)] | None = Field(None, alias="caption")
 
     @property
     def caption(self) -> str | None:
@@ -189,9 +199,9 @@ class AudioPayload(MediaPayload):
 class Location(_Part):
     latitude: float = Field(ge=-90, le=90)
     longitude: float = Field(ge=-180, le=180)
-    name: Annotated[Text, Field(max_length=256)] | None = None
-    address: Annotated[Text, Field(max_length=256)] | None = None
-    url: Annotated[Text, Field(max_length=2048)] | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    address: Annotated[str, Field(max_length=256)] | None = None
+    url: Annotated[str, Field(max_length=2048)] | None = None
 
 
 class LocationPayload(Payload):
@@ -208,22 +218,22 @@ class LocationPayload(Payload):
 
 
 class Email(_Part):
-    email: Annotated[Text, Field(min_length=3, max_length=254)]
-    type: Annotated[Text, Field(max_length=40)] | None = None
+    email: Annotated[str, Field(min_length=3, max_length=254)]
+    type: Annotated[str, Field(max_length=40)] | None = None
 
 
 class Phone(_Part):
-    phone_number: Annotated[Text, Field(min_length=3, max_length=40)]
-    type: Annotated[Text, Field(max_length=40)] | None = None
-    wa_id: Annotated[Text, Field(max_length=40)] | None = None
+    phone_number: Annotated[str, Field(min_length=3, max_length=40)]
+    type: Annotated[str, Field(max_length=40)] | None = None
+    wa_id: Annotated[str, Field(max_length=40)] | None = None
 
 
 class Card(_Part):
-    full_name: Annotated[Text, Field(min_length=1, max_length=255)] | None = None
-    organization: Annotated[Text, Field(max_length=255)] | None = None
+    full_name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    organization: Annotated[str, Field(max_length=255)] | None = None
     emails: list[Email] = Field(default_factory=list, max_length=10)
     phones: list[Phone] = Field(default_factory=list, max_length=10)
-    vcard: Annotated[Text, Field(min_length=1, max_length=16_384)] | None = None
+    vcard: Annotated[str, Field(min_length=1, max_length=16_384)] | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -247,7 +257,7 @@ class ContactPayload(Payload):
     @model_validator(mode="after")
     def _one_form(self) -> Self:
         if (self.contact is None) == (self.contacts is None):
-            raise ValueError("contact: informe contact ou contacts, um dos dois.")
+            raise ValueError("contact: Informe contact ou contacts, um dos dois.")
         return self
 
     @property
@@ -264,14 +274,14 @@ class ContactPayload(Payload):
 
 
 class Language(_Part):
-    code: Annotated[Text, Field(min_length=2, max_length=20)]
-    policy: Annotated[Text, Field(max_length=40)] | None = None
+    code: Annotated[str, Field(min_length=2, max_length=20)]
+    policy: Annotated[str, Field(max_length=40)] | None = None
 
 
 class Template(_Part):
-    name: Annotated[Text, Field(min_length=1, max_length=512)]
-    namespace: Annotated[Text, Field(max_length=128)] | None = None
-    language: Annotated[Text, Field(min_length=2, max_length=20)] | Language
+    name: Annotated[str, Field(min_length=1, max_length=512)]
+    namespace: Annotated[str, Field(max_length=128)] | None = None
+    language: Annotated[str, Field(min_length=2, max_length=20)] | Language
     components: list[dict[str, Any]] | None = None
 
 
@@ -286,8 +296,8 @@ class TemplatePayload(Payload):
 
 
 class Poll(_Part):
-    question: Annotated[Text, Field(min_length=1, max_length=255), AfterValidator(_telling)]
-    options: list[Annotated[Text, Field(min_length=1, max_length=100), AfterValidator(_telling)]] = Field(
+    question: Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_telling)]
+    options: list[Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_telling)]] = Field(
         min_length=2, max_length=12
     )
     allow_multiple_answers: bool = False

@@ -35,7 +35,7 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A session as far as tickets need it. `name` is for people's eyes and metrics, `reference` is the channel's own."""
+    """A session as far as tickets need it. `name` is for metrics, `reference` is what the channel calls it."""
 
     id: UUID
     tenant_id: UUID

@@ -31,7 +31,7 @@ Words = str | Promise
 _REFUSAL = "back_office_refusal"
 
 
-class InfinitePaginator(EndlessPaginator):  # type: ignore[misc]
+class InfinitePaginator(EndlessPaginator):
     """Pages without COUNT(*), 100 000 rows deep at most. The theme's header looks for this very class name."""
 
     count = 100_000
@@ -57,7 +57,7 @@ class TenantWall:
         return made
 
 
-class BackOfficeAdmin(TenantWall, ModelAdmin):  # type: ignore[misc]
+class BackOfficeAdmin(TenantWall, ModelAdmin):
     """A screen over one model.
 
     `reads` and `writes` are permissions of spec/tickets-leads.md section 1. Without `writes` nobody edits; with it the
@@ -147,8 +147,8 @@ class BackOfficeAdmin(TenantWall, ModelAdmin):  # type: ignore[misc]
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> type[Any]:
         form = super().get_form(request, obj, change=change, **kwargs)
-        refusal = getattr(request, _REFUSAL, None)
-        if refusal is None:
+        refusal: str = getattr(request, _REFUSAL, "")
+        if not refusal:
             return cast(type[Any], form)
 
         class Refused(form):  # type: ignore[valid-type, misc]
@@ -171,7 +171,7 @@ class BackOfficeAdmin(TenantWall, ModelAdmin):  # type: ignore[misc]
         return [one for one in made if row is not None and one.method.fits(person(request), row)]
 
 
-class ReadOnlyInline(TenantWall, TabularInline):  # type: ignore[misc]
+class ReadOnlyInline(TenantWall, TabularInline):
     """Related rows under a form, to look at."""
 
     extra = 0
@@ -191,7 +191,7 @@ class ReadOnlyInline(TenantWall, TabularInline):  # type: ignore[misc]
         return False
 
 
-class DialogForm(BaseDialogForm):  # type: ignore[misc]
+class DialogForm(BaseDialogForm):
     """The form of a dialog; `row` is what it is about."""
 
     def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db.models import Model
 from django.urls import reverse
 from django.utils import formats, timezone
+from django.utils.functional import Promise
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
@@ -23,8 +24,20 @@ from leadengine.accounts.models import User
 from leadengine.accounts.permissions import Role
 
 EMPTY = "–"
+Shown = TypeVar("Shown", bound=Callable[..., Any])
 _viewer: ContextVar[User | None] = ContextVar("back_office_viewer", default=None)
 _LONG_NUMBER = re.compile(r"\d{8,}")
+
+
+def column(title: str | Promise, *, header: bool = False) -> Callable[[Shown], Shown]:
+    """Name a method that shows a value. A header is a list `[line, second line, initials]`."""
+
+    def name(method: Shown) -> Shown:
+        for word, value in {"short_description": title, "header": header}.items():
+            setattr(method, word, value)
+        return method
+
+    return name
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""List filters. Each is named here or in an `admin.py`; no other lookup is taken from an address (base.lookup_allowed)."""
+"""List filters. No other lookup is taken from an address (BackOfficeAdmin.lookup_allowed)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_ROWS = 200
 def pick(name: str, title: Words, choices: Mapping[str, tuple[Words, Q | Callable[[], Q]]]) -> Filter:
     """A filter with fixed choices: {value in the address: (word, condition)}."""
 
-    class Pick(DropdownFilter):  # type: ignore[misc]
+    class Pick(DropdownFilter):
         parameter_name = name
 
         def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, Words]]:
@@ -46,7 +46,7 @@ def choices_of(name: str, title: Words, choices: Sequence[tuple[str, Words]], fi
 def rows_of(name: str, title: Words, field: str, rows: Callable[[HttpRequest], QuerySet[Any]]) -> Filter:
     """A filter on a related row, chosen from the first 200 of `rows(request)`."""
 
-    class Rows(DropdownFilter):  # type: ignore[misc]
+    class Rows(DropdownFilter):
         parameter_name = name
 
         def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:
@@ -62,7 +62,7 @@ def rows_of(name: str, title: Words, field: str, rows: Callable[[HttpRequest], Q
 def arriving(name: str, title: Words, field: str, model: type[Model]) -> Filter:
     """A filter that only links set (`?ticket=<id>`): the panel names the row and lets one go back to all."""
 
-    class Arriving(DropdownFilter):  # type: ignore[misc]
+    class Arriving(DropdownFilter):
         parameter_name = name
 
         def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, str]]:

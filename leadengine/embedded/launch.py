@@ -210,11 +210,11 @@ class Launch:
 
     async def _wait_ready(self, web: list[Child]) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not await answers(self.host, self.port, "/ready"):
-            failed = [child for child in web if child.deaths > 2]
-            if failed or time.monotonic() > deadline:
-                raise UnableToStart(f"The web process does not become ready: {(failed or web)[0].last_words()}")
-            await asyncio.sleep(0.05)
+        while (status := await get(self.host, self.port, "/ready")) != 200:
+            if time.monotonic() > deadline or any(child.deaths > 2 for child in web):
+                answer = f"GET /ready answers {status}" if status else "it does not answer"
+                raise UnableToStart(f"The web process does not become ready ({answer}): {web[0].last_words()}.")
+            await asyncio.sleep(0.2)
 
     async def _once_ready(self) -> int:
         """Run the command of --once-ready in the foreground; return its exit code."""
@@ -327,18 +327,18 @@ def listen(host: str, port: int) -> socket.socket:
     return server
 
 
-async def answers(host: str, port: int, path: str) -> bool:
-    """Whether a GET is answered with 200 within two seconds."""
+async def get(host: str, port: int, path: str) -> int:
+    """Return the status that a GET is answered with, or 0 when it is not."""
     try:
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-                return b" 200 " in await reader.readline()
+                return int((await reader.readline()).split()[1])
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
-        return False
+    except (OSError, TimeoutError, IndexError):
+        return 0
 
 
 def check_settings() -> None:

@@ -27,7 +27,7 @@ class Terminal:
         try:
             print(text, file=self.stream, flush=True)
         except BrokenPipeError:
-            self.stream = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
     def child(self, name: str, text: str) -> None:
         """Write a line of a child with its name before it."""

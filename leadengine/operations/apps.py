@@ -5,3 +5,11 @@ class OperationsConfig(AppConfig):
     name = "leadengine.operations"
     label = "operations"
     verbose_name = "Operação"
+
+    def ready(self) -> None:
+        """All apps are loaded: prepare the metrics and the health checks of this process."""
+        from leadengine import metrics
+        from leadengine.operations.checks import register_checks
+
+        metrics.prepare()
+        register_checks()

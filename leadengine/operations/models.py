@@ -18,7 +18,7 @@ class Heartbeat(models.Model):
 
 
 class Lease(models.Model):
-    """Who may do what only one process may do at a time (`beat`): until when, unless renewed. Holds no tenant's data."""
+    """Who does what only one process may do at a time (`beat`), and until when. Holds no tenant's data."""
 
     name = models.CharField(max_length=40, primary_key=True)
     holder = models.CharField(max_length=200)

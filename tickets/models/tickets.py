@@ -114,8 +114,11 @@ class Ticket(TenantOwned):
             ),
             models.CheckConstraint(
                 condition=Q(pending_reason__isnull=True) & ~Q(status="PENDING")
-                | Q(status="PENDING", pending_reason="SNOOZED", snoozed_until__isnull=False)
-                | Q(status="PENDING", pending_reason="WAITING_CUSTOMER", snoozed_until__isnull=True),
+                # IS NOT NULL: a check that comes out as NULL passes.
+                | Q(pending_reason__isnull=False, pending_reason="SNOOZED", status="PENDING")
+                & Q(snoozed_until__isnull=False)
+                | Q(pending_reason__isnull=False, pending_reason="WAITING_CUSTOMER", status="PENDING")
+                & Q(snoozed_until__isnull=True),
                 name="ticket_pending_has_reason",
             ),
             models.CheckConstraint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from math import isfinite
 from typing import Any, ClassVar, TypeVar
@@ -10,6 +10,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from drf_spectacular.utils import extend_schema
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -21,8 +22,9 @@ from rest_framework.views import APIView
 
 from leadengine.accounts.models import ApiKey, TenantQuerySet, User
 from leadengine.accounts.scopes import tenant_scope, user_scope
-from leadengine.errors import DomainError, NotFound, ValidationFailed
-from leadengine.paging import DEFAULT_LIMIT, MOST
+from leadengine.errors import DomainError, NotFound
+from leadengine.paging import DEFAULT_LIMIT, MOST, Page, Row, read_page
+from leadengine.validation import refusal
 
 Model = TypeVar("Model", bound=BaseModel)
 BIGGEST = 2**63 - 1  # what a bigint holds
@@ -44,7 +46,7 @@ class Body(BaseModel):
     @classmethod
     def _storable(cls, value: Any) -> Any:
         if not _is_storable(value):
-            raise ValueError("U+0000 and numbers without end cannot be stored")
+            raise ValueError("U+0000 e números sem fim não podem ser guardados.")
         return value
 
 
@@ -121,6 +123,21 @@ class ScopedAPIView(APIView):
         """Rows of the caller's tenant: the first wall."""
         return rows.for_tenant(self.tenant_id) if self.tenant_id else rows
 
+    def answer_page(
+        self,
+        rows: QuerySet[Row],
+        query: Query,
+        to_json: Callable[[Row], dict[str, Any]],
+        *,
+        keys: Sequence[str] = ("id",),
+        descending: bool = False,
+    ) -> Response:
+        """A page of a list in the order of `keys` (leadengine/paging.py). Raises: InvalidCursor."""
+        filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
+        page = Page([self.request.path, str(self.tenant_id), filters], query.limit, query.cursor)
+        found, next_cursor = read_page(rows, page, keys, descending=descending)
+        return answer([to_json(row) for row in found], meta={"nextCursor": next_cursor, "limit": query.limit})
+
     def read_body(self, model: type[Model]) -> Model:
         """The body as `model`; an empty one counts as `{}`. Raises: ValidationFailed (every bad field), 413, 415."""
         try:
@@ -134,7 +151,7 @@ class ScopedAPIView(APIView):
         except ValidationError as error:
             if error.errors()[0]["type"] == "json_invalid":
                 raise exceptions.ParseError from error
-            raise _refusal(error) from error
+            raise refusal(error) from error
 
     def read_query(self, model: type[Model]) -> Model:
         """The query string as `model`. Raises: ValidationFailed naming every bad or unknown parameter."""
@@ -148,7 +165,7 @@ class ScopedAPIView(APIView):
         try:
             return model.model_validate(values)
         except ValidationError as error:
-            raise _refusal(error) from error
+            raise refusal(error) from error
 
 
 @extend_schema(exclude=True)
@@ -173,9 +190,3 @@ def _is_storable(value: Any) -> bool:
     if isinstance(value, dict):
         return all(_is_storable(key) and _is_storable(inner) for key, inner in value.items())
     return all(_is_storable(inner) for inner in value) if isinstance(value, list) else True
-
-
-def _refusal(error: ValidationError) -> ValidationFailed:
-    return ValidationFailed(
-        [{"field": ".".join(str(part) for part in one["loc"]), "message": one["msg"]} for one in error.errors()]
-    )

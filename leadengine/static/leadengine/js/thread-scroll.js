@@ -13,7 +13,6 @@ class ThreadScroll extends HTMLElement {
     this.addEventListener("scroll", () => this.moved(), { passive: true, signal });
     this.pill.addEventListener("click", () => this.toEnd(), { signal });
     for (const name of ["focus", "visibilitychange"]) addEventListener(name, () => this.watch(), { signal });
-    document.addEventListener("list:refresh", () => {}, { signal });
     this.sizes = new ResizeObserver(() => this.atEnd && this.toEnd());
     this.sizes.observe(this);
     const line = this.items.querySelector(".unread-line");
@@ -77,30 +76,42 @@ class ThreadScroll extends HTMLElement {
 
   async older() {
     const before = this.items.dataset.older;
-    if (!before || this.loading) return;
-    this.loading = true;
+    const page = before && (await this.load(`?before=${encodeURIComponent(before)}`));
+    if (!page) return;
+    this.items.dataset.older = page.querySelector("[data-items]").dataset.older;
+    this.thread.merge(page, { older: true });
+  }
+
+  // After the far end was dropped, the way back to it is the last page anew.
+  async newest() {
+    const page = await this.load("");
+    if (!page) return;
+    const fresh = page.querySelector("[data-items]");
+    this.items.dataset.older = fresh.dataset.older;
+    this.items.replaceChildren(...[...fresh.children].map((item) => document.importNode(item, true)));
+    delete this.dataset.cut;
+    this.thread.decorate();
+    this.toEnd();
+  }
+
+  async load(query) {
+    if (this.loading) return null;
     const sign = this.thread.querySelector("[data-loading]");
+    this.loading = true;
     sign.hidden = false;
     try {
-      const answer = await fetch(`${this.thread.dataset.url}?before=${encodeURIComponent(before)}`, { headers: { "X-Requested-With": "fetch" } });
-      if (!answer.ok) return;
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      this.items.dataset.older = page.querySelector("[data-items]").dataset.older;
-      this.thread.merge(page, { older: true });
+      const answer = await fetch(this.thread.dataset.url + query, { headers: { "X-Requested-With": "fetch" } });
+      return answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
     } catch {
-      // offline: the next scroll tries again
+      return null; // offline: the next scroll tries again
     } finally {
       this.loading = false;
       sign.hidden = true;
     }
   }
 
-  // After the far end was dropped, the way back to it is the last page anew.
   toEnd() {
-    if (this.dataset.cut) {
-      document.dispatchEvent(new CustomEvent("thread:reload"));
-      return;
-    }
+    if (this.dataset.cut) return void this.newest();
     this.scrollTop = this.scrollHeight;
     this.atEnd = true;
     this.count(0);

@@ -1,0 +1,151 @@
+"""The checks of /healthz, and its `whatsapp` block. An app that comes later registers its own beside these."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from django.conf import settings
+
+from leadengine import health, metrics
+from leadengine.health import Facts, Results
+from leadengine.operations import facts
+from leadengine.operations.direct import direct_cursor
+from leadengine.redis import UNAVAILABLE, client
+from whatsapp.services.broker_health import BrokerHealth, read_broker_health
+
+LEAST_FREE_DISK = 5  # percent
+_SECONDS = 0.9  # a statement's limit, below the examiner's own
+
+
+def register_checks() -> None:
+    """Called once, when all apps are loaded."""
+    health.register("database", "workers", "beat", "rls", "migrations", run=check_database)
+    health.register("redis", run=check_redis)
+    health.register("disk", run=check_disk)
+    health.register("whatsapp", run=describe_whatsapp, check=False)
+    health.register_warning("webhook_secret_shared", lambda: settings.WHATSAPP_WEBHOOK_SECRET_SHARED)
+
+
+def check_database() -> Results:
+    """PostgreSQL, and what it knows of the rest: workers, beat, walls and migrations."""
+    began = time.perf_counter()
+    try:
+        with direct_cursor(seconds=_SECONDS) as cursor:
+            latency = round((time.perf_counter() - began) * 1000, 1)
+            pending = facts.pending_migrations(cursor)
+            if pending:  # the other questions may be about tables that do not exist yet
+                return _without_database("migrations", latency) | {"migrations": {"ok": False, "pending": pending}}
+            walls = facts.walls(cursor)
+            at, ticking = facts.last_tick(cursor)
+            return {
+                "database": {"ok": True, "latencyMs": latency},
+                "workers": _judge_workers(cursor),
+                "beat": {"ok": ticking, "lastTickAt": _iso(at)},
+                "rls": {"ok": all(walls.values()) and facts.role_is_bound(cursor), "tables": sum(walls.values())},
+                "migrations": {"ok": True, "pending": 0},
+            }
+    except psycopg.errors.UndefinedTable:
+        return _without_database("migrations", 0)  # nothing has been migrated yet
+    except psycopg.OperationalError:
+        return _without_database("database", None)
+
+
+def check_redis() -> Results:
+    """Redis: a wake-up and a hint, so its loss degrades and does not stop us."""
+    began = time.perf_counter()
+    try:
+        client().ping()
+    except UNAVAILABLE:
+        return {"redis": {"ok": False, "latencyMs": None}}
+    return {"redis": {"ok": True, "latencyMs": round((time.perf_counter() - began) * 1000, 1)}}
+
+
+def check_disk() -> Results:
+    """Room where our own files are kept."""
+    path = next(each for each in (settings.DATA_DIR, *settings.DATA_DIR.parents) if each.exists())
+    usage = shutil.disk_usage(path)
+    free = round(usage.free / usage.total * 100, 1)
+    return {"disk": {"ok": free >= LEAST_FREE_DISK, "freePercent": free}}
+
+
+def describe_whatsapp() -> Results:
+    """`whatsapp.runtime` and `whatsapp.broker` of decision D4."""
+    try:
+        broker, heard = read_broker_health(), True
+    except UNAVAILABLE:
+        broker, heard = BrokerHealth(), False
+    figures: Facts = dict.fromkeys(("sessionsConnected", "sessionsExpected", "inboxPending", "outboxPending"))
+    working = False
+    try:
+        with direct_cursor(seconds=_SECONDS, service=True) as cursor:
+            working = _judge_workers(cursor)["ok"]
+            sessions = facts.sessions(cursor)
+            figures |= {
+                "sessionsConnected": sum(connected for _, _, connected, _ in sessions),
+                "sessionsExpected": sum(wanted for _, _, _, wanted in sessions),
+                "inboxPending": facts.inbox(cursor)["pending"],
+                "outboxPending": facts.outbox(cursor),
+            }
+    except psycopg.Error:
+        working = False
+    status = "running" if working and heard and not broker.degraded else "degraded"
+    if not (settings.WHATSAPP_BROKER_URL and settings.WHATSAPP_BROKER_API_KEY and settings.WHATSAPP_WEBHOOK_API_KEY):
+        status = "not_configured"
+    runtime = {
+        "mode": "http",
+        "transport": "http",
+        "status": status,
+        "disabled": status == "not_configured",
+        "metrics": figures | _counted(),
+    }
+    return {"whatsapp": {"runtime": runtime, "broker": _shape_broker(broker)}}
+
+
+def _without_database(name: str, latency: float | None) -> Results:
+    """What is left to say when PostgreSQL, or its tables, are away: `name` is the cause."""
+    return {
+        "database": {"ok": name != "database", "latencyMs": latency},
+        "workers": {"ok": False, "alive": None},
+        "beat": {"ok": False, "lastTickAt": None},
+        "rls": {"ok": False, "tables": None},
+        "migrations": {"ok": False, "pending": None},
+    }
+
+
+def _judge_workers(cursor: Any) -> Facts:
+    """Fine when somebody works the inbox and somebody sends: `both` is one worker for all queues."""
+    seen = facts.alive(cursor)
+    alive = {kind: seen[kind] + seen["both"] for kind in ("worker", "sender")}
+    return {"ok": all(alive.values()), "alive": seen["worker"] + seen["sender"] + seen["both"]}
+
+
+def _counted() -> Facts:
+    """Totals since the processes of this machine were started."""
+    totals = metrics.totals("whatsapp_webhook_events_total", "result")
+    return {
+        "webhookAccepted": int(totals["accepted"]),
+        "webhookIgnored": int(totals["ignored"]),
+        "webhookRejected": int(totals["rejected"]),
+        "sent": int(metrics.totals("turbozap_messages_sent_total").total()),
+        "failed": int(metrics.totals("turbozap_messages_failed_total").total()),
+    }
+
+
+def _shape_broker(broker: BrokerHealth) -> Facts:
+    return {
+        "lastSuccessAt": _iso(broker.last_success_at),
+        "lastFailureAt": _iso(broker.last_failure_at),
+        "consecutiveFailures": broker.consecutive_failures,
+        "degraded": broker.degraded,
+        "lastErrorCode": broker.last_error_code,
+        # A summary of the sessions' breakers (D36); there are none yet, so none is open.
+        "circuit": {"state": "closed", "open": 0, "retryAt": None},
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z") if at else None

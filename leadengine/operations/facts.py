@@ -1,0 +1,176 @@
+"""What the database says of the state of the product: read by the health page and by the metrics.
+
+Each function takes a cursor (psycopg's or Django's) in the service scope and runs one statement that is bounded by an
+index, never by the size of a table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any, Protocol
+from uuid import UUID
+
+from django.apps import apps
+from django.db.migrations.loader import MigrationLoader
+
+from leadengine.accounts.models import ApiKey, User
+from leadengine.operations.heartbeat import ALIVE
+
+RECENT = timedelta(minutes=5)
+_MOST = 20_000  # newest rows that a figure over five minutes is made of
+
+# Found by e-mail or by key before anybody knows the tenant, so row level security cannot cover them.
+WITHOUT_POLICY = (User, ApiKey)
+
+
+class Cursor(Protocol):
+    """What psycopg's and Django's cursors have in common."""
+
+    def execute(self, sql: Any, parameters: Any = None, /) -> Any: ...
+    def fetchall(self) -> list[Any]: ...
+
+
+def alive(cursor: Cursor) -> Counter[str]:
+    """How many processes of each kind were seen within 30 s."""
+    cursor.execute(
+        "SELECT kind, count(*) FROM operations_heartbeat WHERE at > now() - make_interval(secs => %s) GROUP BY kind",
+        [ALIVE],
+    )
+    return Counter(dict(cursor.fetchall()))
+
+
+def last_tick(cursor: Cursor) -> tuple[datetime | None, bool]:
+    """When beat last ticked, and whether that is within 30 s."""
+    cursor.execute(
+        """SELECT max(at), coalesce(max(at) > now() - make_interval(secs => %s), false)
+           FROM operations_heartbeat WHERE kind = 'beat'""",
+        [ALIVE],
+    )
+    at, recent = cursor.fetchall()[0]
+    return at, recent
+
+
+def walls(cursor: Cursor) -> dict[str, bool]:
+    """For each tenant-owned table: row level security is enabled and forced, and it has policies, none of them `true`."""
+    cursor.execute(
+        """SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity AND coalesce((
+               SELECT bool_and(coalesce(pg_get_expr(p.polqual, c.oid), '') <> 'true'
+                               AND coalesce(pg_get_expr(p.polwithcheck, c.oid), '') <> 'true')
+               FROM pg_policy p WHERE p.polrelid = c.oid), false)
+           FROM pg_class c WHERE c.relname = ANY(%s) AND c.relnamespace = 'public'::regnamespace""",
+        [list(_walled_tables())],
+    )
+    found = dict(cursor.fetchall())
+    return {table: bool(found.get(table)) for table in _walled_tables()}
+
+
+def role_is_bound(cursor: Cursor) -> bool:
+    """Whether the role that we log in as is neither superuser nor exempt from row level security."""
+    cursor.execute("SELECT NOT (rolsuper OR rolbypassrls) FROM pg_roles WHERE rolname = session_user")
+    return bool(cursor.fetchall()[0][0])
+
+
+def pending_migrations(cursor: Cursor) -> int:
+    """How many migrations of this code the database has not seen."""
+    cursor.execute("SELECT app, name FROM django_migrations")
+    return len(_migrations() - {(app, name) for app, name in cursor.fetchall()})
+
+
+def sessions(cursor: Cursor) -> list[tuple[str, str, bool, bool]]:
+    """(tenant slug, connection, connected, wanted) of every session; a row with an empty connection for each tenant
+    without one."""
+    cursor.execute(
+        """SELECT t.slug, coalesce(s.connection_id, ''), coalesce(s.status = 'connected', false),
+               coalesce(s.desired_state = 'connected', false)
+           FROM accounts_tenant t
+           LEFT JOIN whatsapp_sessions s ON s.tenant_id = t.id AND s.deleted_at IS NULL
+           WHERE t.is_active ORDER BY t.slug, s.connection_id"""
+    )
+    return cursor.fetchall()
+
+
+def inbox(cursor: Cursor) -> dict[str, int]:
+    """Webhook events and items by what they wait for: pending, parked, orphan, failed."""
+    cursor.execute(
+        """SELECT (SELECT count(*) FROM whatsapp_webhookevent WHERE status = 'PENDING')
+               + (SELECT count(*) FROM whatsapp_webhookitem WHERE fate = 'pending'),
+               (SELECT count(*) FROM whatsapp_webhookitem WHERE fate = 'parked'),
+               (SELECT count(*) FROM whatsapp_webhookevent WHERE status = 'ORPHAN'),
+               (SELECT count(*) FROM whatsapp_webhookevent WHERE status = 'FAILED')"""
+    )
+    return dict(zip(("pending", "parked", "orphan", "failed"), cursor.fetchall()[0], strict=True))
+
+
+def oldest_pending(cursor: Cursor) -> float:
+    """Seconds that the oldest unprocessed event has waited; 0 when there is none."""
+    cursor.execute(
+        """SELECT coalesce(extract(epoch FROM now() - min(received_at)), 0)::float8
+           FROM whatsapp_webhookevent WHERE status = 'PENDING'"""
+    )
+    return max(0.0, float(cursor.fetchall()[0][0]))
+
+
+def outbox(cursor: Cursor) -> int:
+    """Messages that should be leaving: queued and due, or on their way."""
+    cursor.execute(
+        """SELECT count(*) FROM tickets_message
+           WHERE status = 'SENDING' OR status = 'QUEUED' AND (not_before IS NULL OR not_before <= now())"""
+    )
+    return int(cursor.fetchall()[0][0])
+
+
+def pipeline_latency(cursor: Cursor, now: datetime) -> tuple[float, float]:
+    """Seconds from receipt to commit, median and 95th percentile, of the last five minutes; 0 when nothing came."""
+    cursor.execute(
+        """SELECT coalesce(percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY seconds), ARRAY[0.0, 0.0])
+           FROM (SELECT extract(epoch FROM processed_at - received_at)::float8 AS seconds FROM whatsapp_webhookevent
+                 WHERE id >= %s AND status = 'PROCESSED' AND session_id IS NOT NULL ORDER BY id DESC LIMIT %s) e""",
+        [_first_id(now - RECENT), _MOST],
+    )
+    median, high = cursor.fetchall()[0][0]
+    return float(median), float(high)
+
+
+def dedupe_ratio(cursor: Cursor, now: datetime) -> float:
+    """Copies of known messages by messages seen, over the last five minutes; 0 when nothing came."""
+    cursor.execute(
+        """SELECT coalesce(avg((fate <> 'stored')::int), 0)::float8
+           FROM (SELECT fate FROM whatsapp_webhookitem WHERE id >= %s AND kind IN ('message', 'vote', 'echo')
+                     AND fate IN ('stored', 'enriched', 'duplicate', 'applied') ORDER BY id DESC LIMIT %s) i""",
+        [_first_id(now - RECENT), _MOST],
+    )
+    return float(cursor.fetchall()[0][0])
+
+
+def live_tickets(cursor: Cursor) -> tuple[dict[str, int], float]:
+    """Tickets that have not ended, by status, and the seconds that the longest waiting customer waits."""
+    cursor.execute(
+        """SELECT status, count(*), coalesce(extract(epoch FROM now() - min(waiting_since)), 0)::float8
+           FROM tickets_ticket WHERE status IN ('OPEN', 'PENDING', 'ASSIGNED') GROUP BY status"""
+    )
+    rows = cursor.fetchall()
+    counts = {"OPEN": 0, "PENDING": 0, "ASSIGNED": 0} | {status: count for status, count, _ in rows}
+    return counts, max([0.0, *(float(seconds) for _, _, seconds in rows)])
+
+
+@cache
+def _walled_tables() -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            model._meta.db_table
+            for model in apps.get_models()
+            if model not in WITHOUT_POLICY and any(field.name == "tenant" for field in model._meta.fields)
+        )
+    )
+
+
+@cache
+def _migrations() -> frozenset[tuple[str, str]]:
+    return frozenset(MigrationLoader(None).disk_migrations)
+
+
+def _first_id(at: datetime) -> UUID:
+    """The least uuid7 that a row made at `at` can have: ids are ordered by time, so the primary key finds them."""
+    return UUID(int=int(at.timestamp() * 1000) << 80)

@@ -1,0 +1,149 @@
+"""Our Celery worker: a sign of life that proves that it hears, and an end when it does not.
+
+Measured with Celery 5.7.0 and kombu 5.7.0, Valkey killed with SIGKILL and started again, 40 times, idle and under load:
+both pools came back by themselves every time. Celery waits longer with every try (2, 4, 6 … 30 s), which cost up to
+12 s after an outage of 12 s and would cost half a minute after a longer one, so `Listener` tries every second.
+What Celery does not notice is a connection that stays open and carries nothing (a firewall that forgot it, a frozen
+host): it waits on it for ever. `Pulse` does notice.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import psycopg
+import structlog
+from celery import bootsteps
+from celery.app.base import Celery
+from celery.worker import state
+from celery.worker.consumer import Consumer
+from kombu import Connection, Exchange, Queue
+from kombu import Consumer as Subscription
+
+from leadengine.celery import DEFAULT, INBOUND, MAINTENANCE, SENDING
+from leadengine.ids import uuid7
+from leadengine.operations.heartbeat import ALIVE, PERIOD, remove_heartbeat, write_heartbeat
+from leadengine.redis import UNAVAILABLE
+
+log = structlog.get_logger(__name__)
+
+QUEUES = (INBOUND, MAINTENANCE, DEFAULT)
+SENDING_THREADS = 64  # a broker may take 28 s for one send: many calls wait at once (D49)
+_RETRY = 1.0
+
+
+def run_worker(*, app: Celery, name: str, queues: tuple[str, ...], concurrency: int) -> int:
+    """Run a worker in this process until SIGTERM (it ends its tasks first) or until it is deaf; returns the exit code.
+
+    Sends run on threads, since they wait; everything else in processes, since it computes.
+    """
+    sends = SENDING in queues
+    app.conf.worker_consumer = "leadengine.operations.worker:Listener"
+    app.steps["consumer"].add(Pulse)
+    worker = app.Worker(
+        hostname=f"{name}@{socket.gethostname()}",
+        queues=list(queues),
+        pool="threads" if sends else "prefork",
+        concurrency=SENDING_THREADS if sends else concurrency,
+        quiet=True,
+        loglevel="WARNING",
+        without_gossip=True,  # workers need not know of each other
+        without_mingle=True,
+        without_heartbeat=True,  # Celery's own; ours stands in PostgreSQL
+        pulse_name=name,
+        pulse_kind=("sender" if set(queues) == {SENDING} else "both") if sends else "worker",
+    )
+    worker.start()
+    return int(worker.exitcode or 0)
+
+
+class Listener(Consumer):
+    """Celery's consumer, but it asks for a lost queue engine every second."""
+
+    def ensure_connected(self, conn: Connection) -> Connection:
+        """Return the connection once it stands."""
+        missed = 0
+
+        def miss(error: Exception, _interval: float) -> None:
+            nonlocal missed
+            if not missed % 60:
+                log.warning("queue_engine_away", error=type(error).__name__)
+            missed += 1
+
+        conn.ensure_connection(
+            miss, None, interval_start=_RETRY, interval_step=0, interval_max=_RETRY, callback=state.maybe_shutdown
+        )
+        self.first_connection_attempt = False
+        return conn
+
+
+class Pulse(bootsteps.StartStopStep):
+    """Writes the worker's heartbeat as long as it hears its queues, and ends a worker that has gone deaf.
+
+    Every 10 s a probe is published to a queue of this worker's own, and read back over the very channel that brings
+    the tasks. A worker whose hands are all full fetches nothing, so a full worker counts as alive.
+    """
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, _consumer: Consumer, *, pulse_name: str = "", pulse_kind: str = "", **_: Any) -> None:
+        self.name = pulse_name
+        self.kind = pulse_kind
+        self.queue = Queue(f"leadengine.pulse.{uuid7().hex}", Exchange(""), exclusive=True, auto_delete=True)
+        self.timer: Any = None
+        self.expected = ""
+        self.last_heard = 0.0
+
+    def start(self, consumer: Consumer) -> None:
+        """Listen and begin to ask; again after each reconnect."""
+        channel = consumer.task_consumer.channel
+        Subscription(channel, [self.queue], callbacks=[self._hear], no_ack=True).consume()
+        self.last_heard = time.monotonic()
+        self._ask(consumer)
+        self.timer = consumer.timer.call_repeatedly(PERIOD, self._beat, (consumer,))
+        self._write()
+
+    def stop(self, _consumer: Consumer) -> None:
+        """The connection is lost, or the worker ends."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def shutdown(self, _consumer: Consumer) -> None:
+        """The worker has ended as it should."""
+        try:
+            remove_heartbeat(name=self.name)
+        except psycopg.Error as error:
+            log.warning("heartbeat_not_removed", error=type(error).__name__)
+
+    def _beat(self, consumer: Consumer) -> None:
+        if len(state.reserved_requests) >= consumer.pool.num_processes:
+            self.last_heard = time.monotonic()
+        silent = time.monotonic() - self.last_heard
+        if silent <= PERIOD * 1.5:
+            self._write()
+        elif silent > ALIVE:
+            log.error("worker_deaf", worker=self.name, seconds=round(silent))
+            state.should_stop = 1  # ends its tasks, then exits with 1: whoever supervises it starts a new one
+            return
+        self._ask(consumer)
+
+    def _ask(self, consumer: Consumer) -> None:
+        self.expected = uuid7().hex
+        try:
+            with consumer.app.producer_or_acquire() as producer:
+                producer.publish(self.expected, routing_key=self.queue.name, expiration=ALIVE)
+        except (*UNAVAILABLE, *consumer.connection_errors) as error:
+            log.warning("pulse_not_sent", error=type(error).__name__)
+
+    def _hear(self, body: Any, _message: Any) -> None:
+        if body == self.expected:
+            self.last_heard = time.monotonic()
+
+    def _write(self) -> None:
+        try:
+            write_heartbeat(name=self.name, kind=self.kind)
+        except psycopg.Error as error:
+            log.warning("heartbeat_not_written", error=type(error).__name__)

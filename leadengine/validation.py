@@ -1,0 +1,44 @@
+"""What pydantic found wrong with a body or query, as our one refusal with a sentence per field."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+from leadengine.errors import ValidationFailed
+
+_SAID = {
+    "missing": "Campo obrigatório.",
+    "extra_forbidden": "Campo desconhecido.",
+    "string_type": "Deve ser um texto.",
+    "string_too_long": "No máximo {max_length} caracteres.",
+    "string_too_short": "No mínimo {min_length} caractere(s).",
+    "int_type": "Deve ser um número inteiro.",
+    "int_parsing": "Deve ser um número inteiro.",
+    "less_than_equal": "No máximo {le}.",
+    "greater_than_equal": "No mínimo {ge}.",
+    "bool_type": "Deve ser true ou false.",
+    "bool_parsing": "Deve ser true ou false.",
+    "dict_type": "Deve ser um objeto.",
+    "model_type": "Deve ser um objeto.",
+    "model_attributes_type": "Deve ser um objeto.",
+    "uuid_type": "Deve ser um UUID.",
+    "uuid_parsing": "Deve ser um UUID.",
+    "literal_error": "Deve ser um de: {expected}.",
+    "datetime_type": "Deve ser uma data ISO 8601.",
+    "datetime_parsing": "Deve ser uma data ISO 8601.",
+    "datetime_from_date_parsing": "Deve ser uma data ISO 8601.",
+    "timezone_aware": "A data deve dizer o fuso.",
+}
+
+
+def refusal(error: ValidationError) -> ValidationFailed:
+    """Every bad field with its path (`a.b.0`) and what is wrong with it, in `details.errors`."""
+    return ValidationFailed(
+        [
+            {
+                "field": ".".join(str(part) for part in one["loc"]),
+                "message": _SAID.get(one["type"], one["msg"]).format(**one.get("ctx", {})),
+            }
+            for one in error.errors(include_url=False, include_input=False)
+        ]
+    )

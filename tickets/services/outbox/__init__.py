@@ -1,0 +1,26 @@
+"""The one service that accepts messages and the one that sends them; nothing else reaches a channel's send route."""
+
+from tickets.services.outbox.accepting import Queued, choose_key, find_ticket, queue_message, queue_to_contact
+from tickets.services.outbox.actions import cancel_message, dismiss_message, resend_message
+from tickets.services.outbox.checking import Wish
+from tickets.services.outbox.sending import send_due, stopping
+from tickets.services.outbox.sweeping import sweep_outbox
+from tickets.services.outbox.waking import sender_key, wake_sender, wake_session
+
+__all__ = [
+    "Queued",
+    "Wish",
+    "cancel_message",
+    "choose_key",
+    "dismiss_message",
+    "find_ticket",
+    "queue_message",
+    "queue_to_contact",
+    "resend_message",
+    "send_due",
+    "sender_key",
+    "stopping",
+    "sweep_outbox",
+    "wake_sender",
+    "wake_session",
+]

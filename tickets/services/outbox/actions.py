@@ -1,0 +1,139 @@
+"""What people do with a message of the outbox: cancel, resend, dismiss (spec/outbound.md section 10)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from leadengine import metrics
+from leadengine.accounts.models import User
+from leadengine.errors import NotFound
+from leadengine.sql import dumps
+from tickets.models import Message, MessageMedia
+from tickets.policy import load_viewer
+from tickets.services.lifecycle import NotAllowed
+from tickets.services.outbox.accepting import Queued, append_row
+from tickets.services.outbox.announcing import Place, announce_change
+from tickets.services.outbox.checking import check_ticket
+from tickets.services.outbox.recipients import load_recipients
+from tickets.services.outbox.refusals import AlreadySending, ResendNotAllowed
+from tickets.services.outbox.waking import wake_sender
+from tickets.services.state import lock_tickets
+
+_COPIED = (
+    "tenant_id", "ticket_id", "contact_id", "session_id", "direction", "type", "content", "caption", "reply_to_id",
+    "metadata", "payload", "external_reference",
+)  # fmt: skip
+_COPIED_FILE = ("media_type", "mime_type", "file_name", "size", "voice", "state", "source", "sha256", "storage_key")
+
+
+def cancel_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
+    """Withdraw a message that waits. Raises: NotFound, NotAllowed, AlreadySending once it was claimed or ended."""
+    message = _find_own(actor, message_id)
+    if message.status == Message.Status.CANCELED:
+        return message
+    changes = {"status": "CANCELED", "wait_reason": None, "not_before": None, "error": None}
+    if not _change(message, ("QUEUED", "SCHEDULED"), changes, now):
+        raise AlreadySending(status=Message.objects.values_list("status", flat=True).get(pk=message_id))
+    metrics.count(metrics.outbound.labels(origin=message.source.lower(), type=message.type.lower(), status="canceled"))
+    if message.session_id is not None:
+        wake_sender(message.session_id)  # it may have held others back
+    return _read(message_id)
+
+
+def resend_message(*, actor: User, message_id: UUID, confirm_duplicate: bool, now: datetime) -> Queued:
+    """Send again: the same row where it is proved not to have left, else a new row that points to it.
+
+    Raises: NotFound, NotAllowed, TicketClosed, ContactBlocked, NotAssignee, and ResendNotAllowed for a row that is not
+    FAILED or UNCONFIRMED, or that may have left while nobody confirmed that it may arrive twice.
+    """
+    message = _find_own(actor, message_id)
+    state = lock_tickets(tenant_id=message.tenant_id, ids=[message.ticket_id])[message.ticket_id]
+    contact = load_recipients(tenant_id=message.tenant_id, ids=[message.contact_id])[message.contact_id]
+    check_ticket(state=state, contact=contact, author=actor, source=Message.Source.AGENT)
+    if message.status == Message.Status.FAILED and message.external_id is None:
+        changes = {
+            "status": "QUEUED", "error": None, "failed_at": None, "sent_at": now, "wait_reason": None,
+            "not_before": None, "dismissed_at": None,
+        }  # fmt: skip
+        if not _change(message, ("FAILED",), changes, now, {"attempts": 0, "received_at": now}):
+            raise ResendNotAllowed
+        if message.session_id is not None:
+            wake_sender(message.session_id)
+        return Queued(_read(message_id), replayed=False)
+    if message.status not in {Message.Status.FAILED, Message.Status.UNCONFIRMED} or not confirm_duplicate:
+        raise ResendNotAllowed(status=message.status)
+    # Pressed twice, it is still one: the second press finds the row of the first.
+    key = f"resend:{message.pk}"
+    earlier = Message.objects.for_tenant(message.tenant_id).select_related("author").filter(idempotency_key=key).first()
+    if earlier is not None:
+        return Queued(earlier, replayed=True)
+    copy = Message(
+        **{name: getattr(message, name) for name in _COPIED}, source=Message.Source.AGENT, author=actor,
+        status=Message.Status.QUEUED, sent_at=now, received_at=now, resend_of=message, idempotency_key=key,
+    )  # fmt: skip
+    file = MessageMedia.objects.filter(message=message).first()
+    media = file and MessageMedia(
+        **{name: getattr(file, name) for name in _COPIED_FILE}, tenant_id=copy.tenant_id, message=copy
+    )
+    append_row(state=state, message=copy, media=media, contact=contact, now=now)
+    metrics.count(metrics.outbound_settled.labels(by="resend"))
+    return Queued(copy, replayed=False)
+
+
+def dismiss_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
+    """Hide the alert of a failed or unconfirmed message; its state stays. Raises: NotFound, NotAllowed."""
+    message = _find_own(actor, message_id)
+    _change(message, ("FAILED", "UNCONFIRMED"), {"dismissed_at": now}, now)
+    return _read(message_id)
+
+
+def _read(message_id: UUID) -> Message:
+    message: Message = Message.objects.select_related("author").get(pk=message_id)
+    return message
+
+
+def _find_own(actor: User, message_id: UUID) -> Message:
+    """A message of ours in a ticket that the actor sees. Raises: NotFound; NotAllowed unless author or supervisor."""
+    message: Message | None = (
+        Message.objects.filter(pk=message_id, direction=Message.Direction.OUTBOUND).select_related("ticket").first()
+    )
+    if message is None or not load_viewer(actor).sees(message.ticket.queue_id, message.ticket.assignee_id):
+        raise NotFound
+    if message.author_id != actor.pk and not (actor.is_supervisor or actor.is_superuser):
+        raise NotAllowed
+    return message
+
+
+def _change(
+    message: Message,
+    states: tuple[str, ...],
+    changes: dict[str, Any],
+    now: datetime,
+    unseen: dict[str, Any] | None = None,
+) -> bool:
+    """Change a row if it is still in one of these states, and tell message.updated of all but `unseen`.
+
+    False, and nothing done, when it lost the race.
+    """
+    columns = changes | (unseen or {})
+    sets = ", ".join(f"{name} = %s" for name in columns)
+    values = [dumps(value) if isinstance(value, dict) else value for value in columns.values()]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE tickets_message SET {sets}, version = version + 1 WHERE id = %s AND status = ANY(%s) "  # noqa: S608
+            "RETURNING version",
+            [*values, message.pk, list(states)],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        return False
+    place = Place(
+        message.tenant_id, message.ticket_id, message.ticket.queue_id, message.ticket.assignee_id, message.pk,
+        message.position,
+    )  # fmt: skip
+    announce_change(place=place, version=row[0], changes=changes, now=now)
+    return True

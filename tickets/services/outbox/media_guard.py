@@ -1,0 +1,28 @@
+"""The broker fetches a caller's file from inside our network: its address must be public (outbound.md section 14)."""
+
+from __future__ import annotations
+
+import socket
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from tickets.payloads import is_private_host
+from tickets.transports import Refused, Retryable
+
+CODE = "INVALID_MEDIA"
+
+
+def refuse_private(url: str) -> None:
+    """Resolve the host of a file's address. Raises: Refused when an address of it is not public, Retryable when none.
+
+    The door checked what stands in the URL; names are looked up here, because a door makes no outgoing call.
+    """
+    if settings.OUTBOUND_MEDIA_ALLOW_PRIVATE:
+        return
+    try:
+        found = socket.getaddrinfo(urlsplit(url).hostname, None, proto=socket.IPPROTO_TCP)
+    except OSError as error:
+        raise Retryable(CODE, "O endereço do arquivo não foi encontrado.") from error
+    if any(is_private_host(str(address[0]).partition("%")[0]) for *_, address in found):
+        raise Refused(CODE, "O endereço do arquivo não é público.")

@@ -1,0 +1,102 @@
+"""Sending what is due on one line (spec/outbound.md section 7).
+
+The task's own thread does all the database work; the calls run in threads that never touch the database. While the
+task waits for them it holds no connection, so slow brokers do not use up the pool.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+from django.conf import settings
+from django.db import IntegrityError, InterfaceError, OperationalError, connection
+from django.utils import timezone
+
+from leadengine.accounts.scopes import service_scope
+from tickets.services.outbox.claiming import Claim, claim_due, next_due
+from tickets.services.outbox.media_guard import refuse_private
+from tickets.services.outbox.settling import Try, settle
+from tickets.transports import Line, OutcomeUnknown, SendFailure, SendOrder, Sent, Transport, get_transport
+
+log = structlog.get_logger(__name__)
+
+CHANNEL = "WHATSAPP"
+UNKNOWN = "O envio falhou: a mensagem pode ter saído."
+SETTLE_PAUSES = (0.2, 1.0, 5.0)  # seconds before the write is tried again; then the lease decides
+stopping = threading.Event()  # set on SIGTERM: nothing more is claimed, what is in flight is finished
+
+
+def send_due(*, session_id: UUID) -> datetime | None:
+    """Send a session's due messages until none is left; returns when the next waiting one is due.
+
+    Harmless when nothing is due, or when another task works on the same session.
+    """
+    transport = get_transport(CHANNEL)
+    with service_scope("find the line of a sender"):
+        line = transport.line(session_id)
+    if line is None:
+        return None
+    with ThreadPoolExecutor(settings.OUTBOUND_CONCURRENCY_PER_SESSION, "send") as pool:
+        flying: dict[Future[Try], Claim] = {}
+        while True:
+            for claim in _claim(line, idle=not flying):
+                flying[pool.submit(_call, transport, claim.order)] = claim
+            if not flying:
+                return next_due(line=line, now=timezone.now())
+            connection.close()  # back to the pool: a call may take a minute
+            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            for future in done:
+                _settle(transport, flying.pop(future), future.result())
+
+
+def _claim(line: Line, *, idle: bool) -> list[Claim]:
+    if stopping.is_set():
+        return []
+    try:
+        return claim_due(line=line, now=timezone.now())
+    except Exception:
+        if idle:
+            raise
+        log.exception("claim_failed", session_id=str(line.id))
+        connection.close()
+        return []  # what is in flight is settled first
+
+
+def _call(transport: Transport, order: SendOrder) -> Try:
+    """Send, and say how it ended; whatever goes wrong in us after the call began leaves its outcome unknown."""
+    began = time.monotonic()
+    result: Sent | SendFailure
+    try:
+        if order.media_url is not None:
+            refuse_private(order.media_url)
+        result = transport.send(order)
+    except SendFailure as failure:
+        result = failure
+        log.warning("send_failed", message_id=str(order.message_id), code=failure.code, status=failure.status)
+    except Exception as error:
+        log.exception("send_broken", message_id=str(order.message_id))
+        result = OutcomeUnknown(
+            "INTERNAL_ERROR", "O envio falhou: a mensagem pode ter saído.", answer=repr(error)[:200]
+        )
+    return Try(result, timezone.now(), int((time.monotonic() - began) * 1000))
+
+
+def _settle(transport: Transport, claim: Claim, tried: Try) -> None:
+    """Write the outcome, again after a pause while the database is away; after that the lease decides."""
+    for pause in (*SETTLE_PAUSES, None):
+        try:
+            settle(transport=transport, claim=claim, tried=tried)
+            return
+        except Exception as error:
+            connection.close()
+            # IntegrityError: an echo row with our id was committed since we looked; the next look finds it.
+            if pause is None or not isinstance(error, OperationalError | InterfaceError | IntegrityError):
+                log.exception("send_not_settled", message_id=str(claim.order.message_id))
+                return
+            log.warning("settle_repeated", message_id=str(claim.order.message_id), error=type(error).__name__)
+            time.sleep(pause)

@@ -1,0 +1,200 @@
+"""Settling a try: one transaction for row, attempt, counters and events (spec/outbound.md sections 7 and 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection, transaction
+
+from leadengine import metrics
+from leadengine.accounts.scopes import tenant_scope
+from leadengine.ids import uuid7
+from leadengine.sql import dumps
+from leads.services import add_identities
+from tickets.services.announce import announce_ticket
+from tickets.services.outbox.announcing import announce_change
+from tickets.services.outbox.claiming import Claim
+from tickets.services.outbox.merging import absorb_echo
+from tickets.services.outbox.verdicts import Verdict, judge
+from tickets.services.shapes import preview_of
+from tickets.services.state import lock_tickets, save_tickets
+from tickets.services.timeline import recount
+from tickets.transports import OperatorNeeded, SendFailure, Sent, Transport
+
+OK = "OK"
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """How one call ended."""
+
+    result: Sent | SendFailure
+    finished_at: datetime
+    latency_ms: int
+
+    @property
+    def code(self) -> str:
+        return self.result.code if isinstance(self.result, SendFailure) else OK
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    status: str
+    text: str
+    accepted_at: datetime
+
+
+def settle(*, transport: Transport, claim: Claim, tried: Try) -> None:
+    """Write what became of a claimed row. A row that something else settled meanwhile is left as it is."""
+    with tenant_scope(claim.place.tenant_id):
+        metrics.count(metrics.outbound_attempts.labels(code=tried.code))
+        row = _lock(claim)
+        if row is None:
+            _save_attempt(claim, tried, "LATE")
+            return
+        verdict = judge(
+            result=tried.result, before=row.status, attempts=claim.number, accepted_at=row.accepted_at,
+            now=tried.finished_at,
+        )  # fmt: skip
+        if verdict.counted:
+            _save_attempt(claim, tried, verdict.status)
+        if verdict.status == "UNCONFIRMED" and row.status == "UNCONFIRMED":
+            return
+        if isinstance(tried.result, OperatorNeeded):
+            line = claim.order.line
+            transport.held(tenant_id=line.tenant_id, session_id=line.id, now=tried.finished_at)
+        if verdict.status == "SENT":
+            _settle_sent(transport, claim, tried, row)
+        else:
+            _settle_not_sent(claim, tried, verdict, row)
+        _count(claim, tried, verdict, row)
+
+
+def _lock(claim: Claim) -> _Row | None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT status, content || caption, coalesce(received_at, created_at) FROM tickets_message
+               WHERE id = %s AND claim_token = %s AND status IN ('SENDING', 'UNCONFIRMED') FOR UPDATE""",
+            [claim.order.message_id, claim.order.attempt_id],
+        )
+        row = cursor.fetchone()
+    return _Row(*row) if row else None
+
+
+def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> None:
+    """The row left: it gets its id and counts. An echo row that has the id already becomes one with it."""
+    assert isinstance(tried.result, Sent)  # noqa: S101 - narrows the type
+    external_id, place, line = tried.result.external_id, claim.place, claim.order.line
+    # Whole seconds, as the broker's own times: what a customer answers in the same second then comes after it.
+    changes: dict[str, Any] = {"status": "SENT", "sent_at": tried.finished_at.replace(microsecond=0), "error": None}
+    tickets = [place.ticket_id]
+    if external_id is not None:
+        echo = absorb_echo(claim=claim, external_id=external_id, asked=row.text, now=tried.finished_at)
+        changes |= {"external_id": external_id} | (echo.changes if echo else {})
+        tickets += [echo.ticket_id] if echo else []
+    _update(claim, changes, tried.finished_at)
+    states = lock_tickets(tenant_id=line.tenant_id, ids=tickets)
+    if len(tickets) > 1:
+        recount(tenant_id=line.tenant_id, states=list(states.values()))
+    else:
+        states[place.ticket_id].count_message(
+            message_id=place.message_id,
+            inbound=False,
+            sent=changes["sent_at"],
+            preview=preview_of(claim.type, row.text),
+        )
+    save_tickets(tenant_id=line.tenant_id, states=list(states.values()))
+    for state in states.values():
+        announce_ticket(tenant_id=line.tenant_id, state=state, changed=["timeline"], now=tried.finished_at)
+    add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, claim.contact_id))
+    if external_id is not None:
+        transport.bound(
+            tenant_id=line.tenant_id, session_id=line.id, external_id=external_id, now=tried.finished_at
+        )  # fmt: skip
+    transport.ticket_changed(tenant_id=line.tenant_id, ticket_id=place.ticket_id, now=tried.finished_at)
+
+
+def _settle_not_sent(claim: Claim, tried: Try, verdict: Verdict, row: _Row) -> None:
+    changes: dict[str, Any] = {"status": verdict.status, "error": verdict.error}
+    if verdict.status == "QUEUED":
+        changes |= {
+            "wait_reason": verdict.wait_reason, "not_before": verdict.not_before, "sent_at": row.accepted_at,
+        }  # fmt: skip
+    elif verdict.status == "FAILED":
+        changes["failed_at"] = tried.finished_at
+        if external_id := getattr(tried.result, "external_id", None):
+            changes["external_id"] = external_id
+    _update(claim, changes, tried.finished_at, attempts=claim.number - (not verdict.counted))
+
+
+def _update(claim: Claim, changes: dict[str, Any], now: datetime, attempts: int | None = None) -> None:
+    """Set columns of the locked row and tell message.updated."""
+    columns = {**changes, "attempts": claim.number if attempts is None else attempts}
+    sets = ", ".join(f"{name} = metadata || %s::jsonb" if name == "metadata" else f"{name} = %s" for name in columns)
+    values = [dumps(value) if isinstance(value, dict) else value for value in columns.values()]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE tickets_message SET {sets}, version = version + 1 WHERE id = %s RETURNING version",  # noqa: S608
+            [*values, claim.order.message_id],
+        )
+        version = cursor.fetchone()[0]
+    announce_change(place=claim.place, version=version, changes=changes, now=now)
+
+
+def _save_attempt(claim: Claim, tried: Try, outcome: str) -> None:
+    """Keep the try. The sweeper may have written it as lost: the truth, come late, replaces that."""
+    save_attempt(
+        tenant_id=claim.place.tenant_id, message_id=claim.order.message_id, number=claim.number,
+        claim_token=claim.order.attempt_id, claimed_at=claim.claimed_at, finished_at=tried.finished_at,
+        outcome=outcome, code=tried.code, status=tried.result.status, answer=tried.result.answer,
+        latency_ms=tried.latency_ms,
+    )  # fmt: skip
+
+
+def save_attempt(
+    *,
+    tenant_id: UUID,
+    message_id: UUID,
+    number: int,
+    claim_token: UUID,
+    claimed_at: datetime,
+    finished_at: datetime,
+    outcome: str,
+    code: str,
+    status: int | None = None,
+    answer: str = "",
+    latency_ms: int | None = None,
+) -> None:
+    """Write an OutboundAttempt; the last word on one claim stays."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO tickets_outboundattempt (id, tenant_id, message_id, number, claim_token, claimed_at,
+                   finished_at, outcome, code, broker_status, broker_answer, latency_ms)
+               VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+               ON CONFLICT (message_id, claim_token) DO UPDATE SET finished_at = excluded.finished_at,
+                   outcome = excluded.outcome, code = excluded.code, broker_status = excluded.broker_status,
+                   broker_answer = excluded.broker_answer, latency_ms = excluded.latency_ms""",
+            [
+                uuid7(), tenant_id, message_id, number, claim_token, claimed_at, finished_at, outcome, code, status,
+                answer.replace("\0", ""), latency_ms,
+            ],
+        )  # fmt: skip
+
+
+def _count(claim: Claim, tried: Try, verdict: Verdict, row: _Row) -> None:
+    if verdict.status == "QUEUED":
+        return
+    kind, name = claim.type.lower(), claim.order.line.name
+    metrics.count(metrics.outbound.labels(origin=claim.source.lower(), type=kind, status=verdict.status.lower()))
+    if verdict.status == "SENT":
+        metrics.count(metrics.messages_sent.labels(instance_name=name, type=kind))
+        seconds = max(0.0, (tried.finished_at - row.accepted_at).total_seconds())
+        transaction.on_commit(lambda: metrics.outbound_latency_seconds.labels(type=kind).observe(seconds))
+        if row.status == "UNCONFIRMED":
+            metrics.count(metrics.outbound_settled.labels(by="answer"))
+    elif verdict.status == "FAILED":
+        reason = (verdict.error or {}).get("code", "")
+        metrics.count(metrics.messages_failed.labels(instance_name=name, type=kind, reason=reason))

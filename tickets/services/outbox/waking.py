@@ -1,0 +1,38 @@
+"""Waking the sender of a session. Redis is only a hint: what is not woken is found by the sweeper."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from celery import signature
+from django.db import connection
+
+from leadengine.celery import SENDING, app
+from leadengine.wake import wake_on_commit
+
+SEND_TASK = "tickets.send_due"
+
+
+def sender_key(session_id: UUID | str) -> str:
+    """The name under which wake-ups of a session's sender are joined."""
+    return f"send:{session_id}"
+
+
+def wake_sender(session_id: UUID) -> None:
+    """Wake the session's sender once the running transaction has committed."""
+    # By name, not by import: the task stands above the services it calls.
+    task: Any = signature(SEND_TASK, app=app, queue=SENDING)
+    wake_on_commit(task, key=sender_key(session_id), session_id=str(session_id))
+
+
+def wake_session(*, session_id: UUID, now: datetime) -> None:
+    """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """UPDATE tickets_message SET not_before = %s
+               WHERE session_id = %s AND status = 'QUEUED' AND wait_reason = 'SESSION_OFFLINE'""",
+            [now, session_id],
+        )
+    wake_sender(session_id)

@@ -1,0 +1,353 @@
+"""The only HTTP client to a broker: one call, its metrics, and what each answer means (spec/broker.md section 7)."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+import requests
+from django.conf import settings
+from django.db import connection
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from leadengine import metrics
+from leadengine.errors import DomainError, NotConfigured
+from whatsapp.services import broker_health
+
+CONNECT_SECONDS = 5
+REPEATS = (0.5, 2.0)  # seconds before a GET is tried again; nothing else is ever repeated
+KEPT = 2048  # of an answer, for the attempt
+RATE_PAUSE = 15.0  # seconds, when the broker does not say how long
+
+# What the official broker can do (section 9); a session may hold its own.
+CAPABILITIES: dict[str, Any] = {
+    "types": ["text", "image", "video", "document", "audio", "poll"],
+    "mediaMaxBytes": dict.fromkeys(("image", "video", "document", "audio"), 16 * 1024 * 1024),
+    "groupsRead": True,
+    "groupsSend": False,
+    "lidRecipients": False,
+    "buttons": False,
+    "reactions": False,
+    "window24h": False,
+    "needsQr": True,
+    "pairingCode": True,
+    "exists": True,
+    "pullEvents": True,
+    "risk": True,
+    "idempotent": False,
+    "countries": ["55"],
+    "rate": {"max": 20, "windowMs": 15_000},
+}
+
+
+class BrokerError(DomainError):
+    """O serviço do WhatsApp respondeu com erro."""
+
+    code = "BROKER_ERROR"
+    status = 502
+    # Whether what was asked for may have been done all the same.
+    unknown: ClassVar[bool] = False
+    # Whether the broker as a whole is ill, as opposed to one session or one request.
+    ill: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, http_status: int | None = None, answer: str = "", **details: Any) -> None:
+        super().__init__(message, **details)
+        self.http_status = http_status
+        self.answer = answer
+
+
+class BrokerFailed(BrokerError):
+    """O serviço do WhatsApp falhou: a mensagem pode ter saído."""
+
+    unknown = ill = True
+
+
+class BrokerTimeout(BrokerFailed):
+    """O serviço do WhatsApp não respondeu a tempo: a mensagem pode ter saído."""
+
+    code = "BROKER_TIMEOUT"
+    status = 504
+
+
+class BrokerUnreachable(BrokerError):
+    """O serviço do WhatsApp está fora do ar."""
+
+    code = "BROKER_UNREACHABLE"
+    ill = True
+
+
+class BrokerAuth(BrokerError):
+    """O serviço do WhatsApp recusou a nossa chave."""
+
+    code = "BROKER_AUTH"
+    ill = True
+
+
+class InstanceDisconnected(BrokerError):
+    """O WhatsApp desta conexão está desconectado."""
+
+    code = "INSTANCE_DISCONNECTED"
+    status = 409
+
+
+class InstanceNotFound(BrokerError):
+    """Esta conexão não existe no serviço do WhatsApp."""
+
+    code = "INSTANCE_NOT_FOUND"
+    status = 404
+
+
+class InstanceExists(BrokerError):
+    """Já existe uma conexão com este nome no serviço do WhatsApp."""
+
+    code = "INSTANCE_EXISTS"
+    status = 409
+
+
+class InvalidTo(BrokerError):
+    """O número não existe no WhatsApp."""
+
+    code = "INVALID_TO"
+    status = 400
+
+
+class InvalidMedia(BrokerError):
+    """O WhatsApp não aceitou o arquivo."""
+
+    code = "INVALID_MEDIA"
+    status = 400
+
+
+class MessageRejected(BrokerError):
+    """O WhatsApp recusou a mensagem."""
+
+    code = "MESSAGE_REJECTED"
+    status = 400
+
+
+class RiskPaused(BrokerError):
+    """Pausada por risco: um supervisor precisa liberar."""
+
+    code = "RISK_PAUSED"
+    status = 409
+
+
+class RateLimited(BrokerError):
+    """O WhatsApp pediu uma pausa no ritmo de envio."""
+
+    code = "RATE_LIMITED"
+    status = 429
+
+    def __init__(self, message: str = "", *, retry_after: float = RATE_PAUSE, **more: Any) -> None:
+        super().__init__(message, **more)
+        self.retry_after = retry_after
+
+
+class UnsupportedOperation(BrokerError):
+    """O serviço do WhatsApp não oferece esta operação."""
+
+    code = "UNSUPPORTED_OPERATION"
+    status = 501
+
+
+_WORDS: dict[str, type[BrokerError]] = {
+    "instance_offline": InstanceDisconnected,
+    "message_service_unavailable": InstanceDisconnected,
+    "poll_service_unavailable": InstanceDisconnected,
+    "socket_unavailable": BrokerFailed,
+    "instance_not_found": InstanceNotFound,
+    "instance_exists": InstanceExists,
+    "whatsapp_not_found": InvalidTo,
+    "to_required": InvalidTo,
+    "type_invalid": InvalidMedia,
+    "risk_paused": RiskPaused,
+    "send_queue_disabled": UnsupportedOperation,
+    "send timeout": BrokerTimeout,
+}
+_BEGINNINGS: dict[str, type[BrokerError]] = {"media_": InvalidMedia, "to inválido": InvalidTo}
+_TOO_LARGE = "request entity too large"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A 2xx answer: `data` is its JSON, `text` its first 2 KB without keys."""
+
+    status: int
+    data: Any
+    text: str
+
+
+def require_configured() -> None:
+    """Raises: NotConfigured naming the variables that are missing (D5)."""
+    values = {
+        "WHATSAPP_BROKER_URL": settings.WHATSAPP_BROKER_URL,
+        "WHATSAPP_BROKER_API_KEY": settings.WHATSAPP_BROKER_API_KEY,
+        "WHATSAPP_WEBHOOK_HMAC_SECRET": settings.WHATSAPP_WEBHOOK_HMAC_SECRET,
+    }
+    missing = [name for name, value in values.items() if not value]
+    if missing:
+        raise NotConfigured(missing)
+
+
+def call(
+    method: str,
+    route: str,
+    *,
+    parts: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_ms: int | None = None,
+) -> Answer:
+    """Call the broker and return its 2xx JSON answer. `route` is a template such as `/instances/{id}/send-text`.
+
+    Raises: NotConfigured; a BrokerError by the table of section 7. Must not be called inside a transaction: a broker
+    that types for 28 s would hold its locks and its connection.
+    """
+    require_configured()
+    if connection.in_atomic_block:
+        raise RuntimeError("The broker must not be called inside a transaction or a scope.")
+    request = {
+        "method": method,
+        "url": settings.WHATSAPP_BROKER_URL + route.format(**{k: quote(v, safe="") for k, v in (parts or {}).items()}),
+        "json": body,
+        "params": params,
+        "headers": {**(headers or {}), "x-api-key": settings.WHATSAPP_BROKER_API_KEY[0]},
+        "timeout": (CONNECT_SECONDS, (timeout_ms or settings.WHATSAPP_BROKER_TIMEOUT_MS) / 1000),
+        "allow_redirects": False,
+    }
+    for pause in REPEATS if method == "GET" else ():
+        try:
+            return _measured(method, route, request)
+        except BrokerUnreachable:
+            time.sleep(pause)
+    return _measured(method, route, request)
+
+
+def _measured(method: str, route: str, request: Mapping[str, Any]) -> Answer:
+    began, result, status = time.perf_counter(), "ok", None
+    try:
+        answer = _call_once(request)
+        status = answer.status
+        broker_health.record_success()
+        return answer
+    except BrokerError as error:
+        result, status = error.code.lower(), error.http_status
+        if error.ill:
+            broker_health.record_failure(error.code)
+        else:
+            broker_health.record_success()
+        raise
+    finally:
+        labels = {"route": route, "method": method, "status": str(status or "none"), "result": result}
+        metrics.broker_requests.labels(**labels).inc()
+        metrics.broker_request_seconds.labels(route=route).observe(time.perf_counter() - began)
+
+
+def _call_once(request: Mapping[str, Any]) -> Answer:
+    _phase.connected = False
+    try:
+        response = _session().request(**request)
+    except requests.RequestException as error:
+        if not _phase.connected:
+            raise BrokerUnreachable(answer=type(error).__name__) from error
+        kind = BrokerTimeout if isinstance(error, requests.ReadTimeout) else BrokerFailed
+        raise kind(answer=type(error).__name__) from error
+    return read_answer(response.status_code, response.text, response.headers.get("Retry-After", ""))
+
+
+def read_answer(status: int, text: str, retry_after: str = "") -> Answer:
+    """What an answer means: by its `error` word first, then by status; a body that is not JSON is never a success.
+
+    Raises: a BrokerError by the table of section 7.
+    """
+    data, kept = _parse(text), _without_keys(text)
+    said = data.get("error") if isinstance(data, dict) else None
+    more: dict[str, Any] = {"http_status": status, "answer": kept}
+    if 200 <= status < 300:
+        if data is None or said:
+            raise BrokerFailed(**more)
+        return Answer(status, data, kept)
+    word = said if isinstance(said, str) else ""
+    known = _WORDS.get(word) or next((kind for start, kind in _BEGINNINGS.items() if word.startswith(start)), None)
+    if known is not None:
+        raise known(**more)
+    if status == 413 or (isinstance(data, dict) and data.get("message") == _TOO_LARGE):
+        raise InvalidMedia("O arquivo é grande demais para o WhatsApp.", **more)
+    if status in {401, 403}:
+        raise BrokerAuth(**more)
+    if status == 429:
+        raise RateLimited(retry_after=float(retry_after) if retry_after.isdigit() else RATE_PAUSE, **more)
+    if status == 501 or (status in {404, 405} and data is None):
+        raise UnsupportedOperation(**more)
+    if 400 <= status < 500:
+        raise MessageRejected(word[:300], **more)
+    raise BrokerFailed(**more)
+
+
+def _parse(text: str) -> Any:
+    """The JSON object or list of a body; None for anything else, such as a page of HTML."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict | list) else None
+
+
+def _without_keys(text: str) -> str:
+    for key in settings.WHATSAPP_BROKER_API_KEY:
+        text = text.replace(key, "[key]")
+    return text[:KEPT]
+
+
+# --- One connection per call ----------------------------------------------------------------------------------
+#
+# A connection that was kept may be closed by the broker in the very moment in which we write on it, and nobody could
+# tell whether the message left: so each call has its own. And since it has its own, a failure before it stood proves
+# that nothing left, whatever the exception's type.
+
+_phase = threading.local()
+
+
+class _Http(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _phase.connected = True
+
+
+class _Https(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _phase.connected = True
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _Http
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _Https
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+@cache
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # no proxy, no .netrc
+    session.headers["Connection"] = "close"
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _Adapter(max_retries=0, pool_maxsize=256))
+    return session

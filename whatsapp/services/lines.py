@@ -1,0 +1,82 @@
+"""Sessions as the rest of the product needs them while it sends: their state, what they can do, a risk pause."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import connection
+
+from leadengine.accounts.scopes import current_scope, service_scope
+from leadengine.realtime.broadcast import broadcast
+from leadengine.realtime.events import Facets
+from leadengine.sql import loads
+from tickets.transports import Capabilities, Line
+from whatsapp.broker import CAPABILITIES
+from whatsapp.events import SessionUpdated
+from whatsapp.models import WhatsAppSession
+
+
+def find_line(reference: UUID | str) -> Line | None:
+    """A session of the scope's tenant by id, connection_id or broker_instance_id; None when there is none.
+
+    An agent may send through a line of another owner, so this much of it is read for everyone of the tenant.
+    """
+    tenant_id = current_scope().tenant_id or None
+    word = str(reference)
+    with across_owners(), connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT id, tenant_id, connection_id, coalesce(broker_instance_id, connection_id), status,
+                   default_queue_id, replaced_by, capabilities
+               FROM whatsapp_sessions
+               WHERE (id::text = %s OR connection_id = %s OR broker_instance_id = %s)
+                   AND (deleted_at IS NULL OR replaced_by IS NOT NULL) AND tenant_id = coalesce(%s, tenant_id)
+               ORDER BY id::text = %s DESC, connection_id = %s DESC LIMIT 1""",
+            [word, word, word, tenant_id, word, word],
+        )
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    connected = row[4] == WhatsAppSession.Status.CONNECTED
+    return Line(*row[:5], connected, row[5], row[6], capabilities_of(loads(row[7])))
+
+
+def capabilities_of(stored: dict[str, Any] | None) -> Capabilities:
+    """What a session can do: what was learned of it, else what the official broker can (spec/broker.md section 9)."""
+    known = {**CAPABILITIES, **(stored or {})}
+    return Capabilities(
+        types=frozenset(known["types"]),
+        media_max_bytes=known["mediaMaxBytes"],
+        groups_send=known["groupsSend"],
+        lid_recipients=known["lidRecipients"],
+        exists=known["exists"],
+        countries=tuple(known["countries"]),
+    )
+
+
+def flag_risk(*, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
+    """Mark a session as paused by the broker's risk guard, and tell its owner and the supervisors, once."""
+    changed = WhatsAppSession.objects.for_tenant(tenant_id).filter(pk=session_id, risk_paused=False)
+    if changed.update(risk_paused=True):
+        session = WhatsAppSession.objects.for_tenant(tenant_id).get(pk=session_id)
+        broadcast(_event(session, now), Facets(owner_id=session.owner_id))
+
+
+def across_owners() -> AbstractContextManager[None]:
+    """Widen an agent's scope for what concerns the line of another owner (spec/sessions.md section 5)."""
+    return service_scope("line of another owner") if current_scope().session_scope == "owner" else nullcontext()
+
+
+def _event(session: WhatsAppSession, now: datetime) -> SessionUpdated:
+    seen = {"lastInboundAt": session.last_inbound_at, "lastAckAt": session.last_ack_at}
+    return SessionUpdated(
+        tenant_id=session.tenant_id, at=now, session_id=session.pk, connection_id=session.connection_id,
+        session_name=session.session_name, status=session.status, connected=session.connected,
+        desired_state=session.desired_state, version=session.version, change="status", has_qr=bool(session.qr_code),
+        qr_version=session.qr_version, qr_expires_at=session.qr_expires_at, reauth_reason=session.reauth_reason,
+        duplicate_reason=session.duplicate_reason, last_error=session.last_error, evidence=seen,
+        circuit={"state": "closed", "retryAt": None}, risk_paused=session.risk_paused,
+        changed_at=session.state_changed_at,
+    )  # fmt: skip
