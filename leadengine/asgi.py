@@ -11,7 +11,8 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "leadengine.settings")
 _django = get_asgi_application()
 
-from asgiref.wsgi import WsgiToAsgi  # noqa: E402 - Django is set up above
+from asgiref.sync import sync_to_async  # noqa: E402 - Django is set up above
+from asgiref.wsgi import WsgiToAsgiInstance  # noqa: E402
 from django.conf import settings  # noqa: E402
 from whitenoise import WhiteNoise  # noqa: E402
 
@@ -32,14 +33,19 @@ def _no_such_file(_environ: Any, start_response: Callable[..., Any]) -> list[byt
 
 
 settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
-_static: Any = WsgiToAsgi(  # type: ignore[no-untyped-call]
-    WhiteNoise(
-        _no_such_file,
-        root=str(settings.STATIC_ROOT),
-        prefix=settings.STATIC_URL,
-        immutable_file_test=r"\.[0-9a-f]{12}\.",
-    )
+_files = WhiteNoise(
+    _no_such_file,
+    root=str(settings.STATIC_ROOT),
+    prefix=settings.STATIC_URL,
+    immutable_file_test=r"\.[0-9a-f]{12}\.",
 )
+
+
+class _StaticFiles(WsgiToAsgiInstance):
+    """Files from a pool of threads. On asgiref's one shared thread, files asked for at once met an executor that had
+    just ended, and a page came without one of its scripts (`CurrentThreadExecutor already quit`)."""
+
+    run_wsgi_app = sync_to_async(WsgiToAsgiInstance.__dict__["run_wsgi_app"].func, thread_sensitive=False)
 
 
 async def _no_such_socket(_scope: Scope, _receive: Any, send: Any) -> None:
@@ -55,7 +61,7 @@ async def application(
         if path.rstrip("/") in DOORS:
             await _webhook(scope, receive, send)
         elif path.startswith(settings.STATIC_URL):
-            await _static(scope, receive, send)
+            await _StaticFiles(_files)(scope, receive, send)  # type: ignore[no-untyped-call]
         else:
             await _django(scope, receive, send)
     elif scope["type"] == "websocket":

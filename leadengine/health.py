@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,7 +36,11 @@ _began = time.monotonic()
 class _Probe:
     names: tuple[str, ...]
     run: Callable[[], Results]
-    is_check: bool
+    otherwise: Callable[[], Results] | None  # given for a block, which has no `ok` to say that it failed
+
+    def fail(self, code: str) -> Results:
+        """What stands in the place of the results that did not come."""
+        return self.otherwise() if self.otherwise else {name: {"ok": False, "code": code} for name in self.names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ class _Examiner:
         checks: Results = {}
         blocks: Results = {}
         for probe in self.probes:
-            (checks if probe.is_check else blocks).update(self._collect(probe))
+            (blocks if probe.otherwise else checks).update(self._collect(probe))
         failed = [name for name, facts in checks.items() if not facts["ok"]]
         status = "down" if VITAL in failed else "degraded" if failed else "ok"
         return Report(status, checks, blocks, time.monotonic())
@@ -94,24 +98,26 @@ class _Examiner:
     def _collect(self, probe: _Probe) -> Results:
         future = self._running[probe]
         if not future.done():
-            return {name: {"ok": False, "code": "timeout"} for name in probe.names}
+            return probe.fail("timeout")
         del self._running[probe]
         error = future.exception()
         if error is None:
             return future.result()
         log.warning("health_check_failed", checks=probe.names, error=type(error).__name__)
-        return {name: {"ok": False, "code": "unavailable"} for name in probe.names}
+        return probe.fail("unavailable")
 
 
 _examiner = _Examiner()
 
 
-def register(*names: str, run: Callable[[], Mapping[str, Facts]], check: bool = True) -> None:
-    """Add a probe: `run` gives `{name: {"ok": bool, …}}` for each of `names`, within a second, on a thread of its own.
+def register(*names: str, run: Callable[[], Results]) -> None:
+    """Add checks: `run` gives `{name: {"ok": bool, …}}` for all of `names`, within a second, on a thread of its own."""
+    _examiner.probes.append(_Probe(names, run, None))
 
-    With `check=False` its results stand beside `checks` and do not decide the status; `ok` is not needed then.
-    """
-    _examiner.probes.append(_Probe(names, lambda: dict(run()), check))
+
+def register_block(name: str, *, run: Callable[[], Facts], otherwise: Callable[[], Facts]) -> None:
+    """Add a part beside `checks`, which does not decide the status; `otherwise` gives it when `run` cannot in time."""
+    _examiner.probes.append(_Probe((name,), lambda: {name: run()}, lambda: {name: otherwise()}))
 
 
 def register_warning(code: str, applies: Callable[[], bool]) -> None:

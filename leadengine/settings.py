@@ -287,6 +287,7 @@ REST_FRAMEWORK = {
 SPECTACULAR_SETTINGS = {
     "TITLE": "LeadEngine",
     "VERSION": "1",
+    "OAS_VERSION": "3.1.0",  # pydantic writes JSON Schema, which 3.0 is not
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_PERMISSIONS": ["rest_framework.permissions.IsAuthenticated"],
 }

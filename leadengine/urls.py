@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView
+
+from leadengine.accounts.api import UnknownRouteView
 
 urlpatterns = [
     path("admin/", admin.site.urls),
+    path("", include("leadengine.operations.urls")),
+    path("", include("leadengine.accounts.urls_pages")),
+    path("", include("tickets.urls")),
+    path("", include("leadengine.accounts.urls")),
+    path("", include("leads.urls")),
+    path("", include("tickets.api.urls")),
+    path("", include("tickets.api.urls_messages")),
+    path("", include("whatsapp.api.urls")),
+    path("", include("whatsapp.api.urls_ledger")),
+    path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
+    path("api/<path:path>", UnknownRouteView.as_view(), name="api-unknown"),  # the last one
 ]
+
+handler400 = "leadengine.accounts.views.bad_request"
+handler403 = "leadengine.accounts.views.forbidden"
+handler404 = "leadengine.accounts.views.not_found"
+handler500 = "leadengine.accounts.views.server_error"

@@ -57,6 +57,7 @@ class ColourForm(forms.ModelForm):  # type: ignore[type-arg]
 @admin.register(Contact)
 class ContactAdmin(BackOfficeAdmin):
     reads, writes, editable = "contacts:read", "contacts:write", ("name", "notes")
+    labels = {"notes": _("notes")}
     newest = ("name", "pk")
     list_display = ("called", "number", "kind_chip", "source_of_name", "stage", "last_seen", "blocked")
     list_select_related = ("lead__stage",)
@@ -141,6 +142,9 @@ class ContactAdmin(BackOfficeAdmin):
 @admin.register(Lead)
 class LeadAdmin(BackOfficeAdmin):
     reads = "leads:read"
+    labels = {
+        "source": _("source"), "expected_close_date": _("expected close"), "lost_reason": _("reason of the loss")
+    }  # fmt: skip
     list_display = ("who", "stage_swatch", "worth", "owned", "last_contact", "follow_up")
     list_select_related = ("contact", "stage", "owner")
     list_filter = (
@@ -203,6 +207,10 @@ class PipelineStageAdmin(BackOfficeAdmin):
     form = ColourForm
     writes, creates = "settings:write", True
     editable, once = ("name", "colour", "order_index"), ("status", "is_won", "is_lost")
+    labels = {
+        "name": _("name"), "order_index": _("order"), "status": _("lead status"), "is_won": _("counts as won"),
+        "is_lost": _("counts as lost"),
+    }  # fmt: skip
     newest = ("order_index", "pk")
     list_display = ("labelled", "status_word", "outcome", "order_index")
     fieldsets = ((None, {"fields": ("name", "colour", "order_index", "status", "is_won", "is_lost")}),)
@@ -229,6 +237,7 @@ class PipelineStageAdmin(BackOfficeAdmin):
 class TagAdmin(BackOfficeAdmin):
     form = ColourForm
     writes, creates, editable = "settings:write", True, ("name", "colour")
+    labels = {"name": _("name")}
     newest = ("name", "pk")
     list_display = ("labelled", "uses")
     search_fields = ("name",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,7 @@ from django.db.models import F
 
 from leadengine.accounts.models import User
 from leadengine.accounts.services import save_audited
-from leadengine.errors import DomainError
+from leadengine.errors import DomainError, NotFound, ValidationFailed
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, insert_rows, unnest
 from leads.models import Contact, PipelineStage, Tag
@@ -24,6 +24,7 @@ _IDENTITY = {
 }  # fmt: skip
 NO_NAME = "Contato sem número"
 GROUP_NO_NAME = "Grupo do WhatsApp"
+MOST_CUSTOM_FIELDS = 65_536  # bytes of JSON
 DEFAULT_STAGES = (
     ("Novo", "NEW", "#175CD3", False, False),
     ("Contatado", "CONTACTED", "#5B6875", False, False),
@@ -35,13 +36,20 @@ DEFAULT_STAGES = (
 )
 
 
-_CONTACT_FIELDS = ("name", "name_source", "notes", "is_blocked")
+_CONTACT_FIELDS = ("name", "name_source", "notes", "custom_fields", "is_blocked")
 
 
 class UnableToSave(DomainError):
     """Já existe uma etiqueta ou etapa assim."""
 
     code = "NAME_TAKEN"
+    status = 409
+
+
+class ContactChanged(DomainError):
+    """O contato mudou enquanto isso: veja como está agora. Details: version."""
+
+    code = "VERSION_CONFLICT"
     status = 409
 
 
@@ -230,6 +238,37 @@ def save_contact(*, actor: User, contact: Contact) -> dict[str, list[Any]]:
     if changes:
         Contact.objects.filter(pk=contact.pk).update(version=F("version") + 1)
     return changes
+
+
+def edit_contact(
+    *,
+    actor: User,
+    contact_id: UUID,
+    name: str | None = None,
+    notes: str | None = None,
+    custom_fields: Mapping[str, Any] | None = None,
+    is_blocked: bool | None = None,
+    version: int | None = None,
+) -> Contact:
+    """Change what is named, under the row lock; `custom_fields` by key (None removes one).
+
+    Raises: NotFound, ContactChanged (stale version), ValidationFailed (custom fields over 64 KB).
+    """
+    contact: Contact | None = Contact.objects.select_for_update().filter(pk=contact_id).first()
+    if contact is None:
+        raise NotFound("Contato não encontrado.")
+    if version is not None and version != contact.version:
+        raise ContactChanged(version=contact.version)
+    if name is not None:
+        contact.name, contact.name_source = name.strip() or contact.name, Contact.NameSource.AGENT
+    contact.notes = contact.notes if notes is None else notes
+    contact.is_blocked = contact.is_blocked if is_blocked is None else is_blocked
+    merged = {**contact.custom_fields, **(custom_fields or {})}
+    contact.custom_fields = {key: value for key, value in merged.items() if value is not None}
+    if len(dumps(contact.custom_fields) or "") > MOST_CUSTOM_FIELDS:
+        raise ValidationFailed([{"field": "customFields", "message": "Os campos passam de 64 KB."}])
+    save_contact(actor=actor, contact=contact)
+    return contact
 
 
 def save_stage(*, actor: User, stage: PipelineStage) -> None:

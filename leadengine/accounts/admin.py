@@ -36,6 +36,9 @@ class TenantAdmin(BackOfficeAdmin):
         pick("active", _("active"), {"1": (_("yes"), Q(is_active=True)), "0": (_("no"), Q(is_active=False))}),
     )
     search_fields = ("name", "slug")
+    labels = {
+        "name": _("name"), "slug": _("short name"), "timezone": _("time zone"), "locale": _("language")
+    }  # fmt: skip
     fieldsets = ((None, {"fields": ("name", "slug", "active", "timezone", "locale", "created")}),)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -83,6 +86,7 @@ class ApiKeyAdmin(BackOfficeAdmin):
         rows_of("owner", _("user"), "owner_id", people),
     )
     search_fields = ("name", "prefix")
+    labels = {"kind": _("kind"), "scopes": _("scopes")}
     fieldsets = ((None, {"fields": ("label", "of", "kind", "status", "scopes", "made", "used", "expires", "revoked")}),)
     actions_detail = ("revoke",)
 
@@ -140,6 +144,7 @@ class AuditLogAdmin(BackOfficeAdmin):
     list_select_related = ("actor",)
     list_filter = (rows_of("actor", _("user"), "actor_id", people),)
     newest = ("-at",)
+    labels = {"ip": _("address"), "request_id": _("request id")}
     fieldsets = ((None, {"fields": ("time", "who", "deed", "what", "difference", "ip", "request_id")}),)
 
     @column(_("time"))

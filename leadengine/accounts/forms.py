@@ -25,7 +25,7 @@ class LoginForm(forms.Form):
     remember = forms.BooleanField(required=False)
 
 
-class ProfileForm(forms.ModelForm[User]):
+class ProfileForm(forms.ModelForm):
     """Name and language."""
 
     locale = forms.ChoiceField(label=_("Language"), choices=settings.LANGUAGES)
@@ -64,7 +64,7 @@ class DeskStateForm(forms.Form):
     theme = forms.ChoiceField(choices=THEMES, required=False)
 
 
-class PasswordForm(PasswordChangeForm[User]):
+class PasswordForm(PasswordChangeForm):
     """The old password and, twice, a new one."""
 
     error_messages: ClassVar = {

@@ -108,6 +108,10 @@ class User(AbstractBaseUser):
     def __str__(self) -> str:
         return self.name
 
+    def get_full_name(self) -> str:
+        """The name, as the back office asks for it."""
+        return self.name
+
     def get_short_name(self) -> str:
         """The first name, for rows and bubbles."""
         return self.name.split(" ")[0]

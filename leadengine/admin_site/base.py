@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 from django import forms
@@ -38,7 +38,18 @@ class InfinitePaginator(EndlessPaginator):
 
 
 class TenantWall:
-    """The first wall: rows of the tenant only, in lists, forms and choices. Row level security is the second."""
+    """The first wall: rows of the tenant only, in lists, forms and choices. Row level security is the second.
+
+    `labels` names the fields whose model has no words for people.
+    """
+
+    labels: ClassVar[Mapping[str, Words]] = {}
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        for name, words in self.labels.items():
+            # A form that may only be read takes its labels from the model, so that is where they must be.
+            self.opts.get_field(name).verbose_name = words  # type: ignore[attr-defined]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request)  # type: ignore[misc]
@@ -102,6 +113,10 @@ class BackOfficeAdmin(TenantWall, ModelAdmin):
         return False
 
     # --- What is seen --------------------------------------------------------------------------------------------
+
+    def get_tabs(self, request: HttpRequest) -> Sequence[tuple[str, Words]]:
+        """The tabs over the list for this person."""
+        return self.tabs
 
     def get_ordering(self, request: HttpRequest) -> Sequence[str]:
         # Over all tenants the primary key is the one index that sorts: it is made in time order.

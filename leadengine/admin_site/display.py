@@ -109,6 +109,12 @@ def when(at: datetime | None) -> SafeString | str:
     return _time(at, words)
 
 
+def last_message(preview: str | None, at: datetime | None) -> SafeString:
+    """A line of the last message over how long ago it was."""
+    words = preview or EMPTY
+    return format_html('<span class="le-last" title="{0}">{0}</span><span class="le-muted">{1}</span>', words, when(at))
+
+
 def moment(at: datetime | None) -> SafeString | str:
     """The exact local time, with how long ago on hover."""
     if at is None:
@@ -126,7 +132,7 @@ def lasting(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min"
     if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d}"
+        return f"{whole // 3600} h {whole % 3600 // 60:02d}".removesuffix(" 00")
     return ngettext("%d day", "%d days", whole // 86_400) % (whole // 86_400)
 
 

@@ -11,6 +11,7 @@ from django.contrib.admin.options import IncorrectLookupParameters, ModelAdmin
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import DropdownFilter
 
 Words = str | Promise
@@ -25,7 +26,7 @@ def pick(name: str, title: Words, choices: Mapping[str, tuple[Words, Q | Callabl
         parameter_name = name
 
         def lookups(self, request: HttpRequest, model_admin: ModelAdmin[Any]) -> list[tuple[str, Words]]:
-            return [(value, word) for value, (word, _) in choices.items()]
+            return [(value, word) for value, (word, _condition) in choices.items()]
 
         def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
             chosen = choices.get(self.value() or "")
@@ -41,6 +42,12 @@ def pick(name: str, title: Words, choices: Mapping[str, tuple[Words, Q | Callabl
 def choices_of(name: str, title: Words, choices: Sequence[tuple[str, Words]], field: str = "") -> Filter:
     """A filter on a choice field."""
     return pick(name, title, {value: (word, Q(**{field or name: value})) for value, word in choices})
+
+
+def active_or_not() -> Filter:
+    """A filter on `is_active`."""
+    choices = {"active": (_("active"), Q(is_active=True)), "inactive": (_("inactive"), Q(is_active=False))}
+    return pick("state", _("status"), choices)
 
 
 def rows_of(name: str, title: Words, field: str, rows: Callable[[HttpRequest], QuerySet[Any]]) -> Filter:

@@ -8,9 +8,11 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.templatetags.static import static
 from django.urls import reverse
+from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from leadengine.accounts.models import Tenant
+from leadengine.admin_site.base import BackOfficeAdmin
 from leadengine.admin_site.site import person, tenant_of
 
 Item = dict[str, Any]
@@ -77,13 +79,16 @@ def tabs(request: HttpRequest) -> list[Item]:
     """The tabs that the screens declare (`BackOfficeAdmin.tabs`)."""
     made = []
     for model, screen in admin.site._registry.items():
-        declared = getattr(screen, "tabs", ())
-        if not declared:
+        if not isinstance(screen, BackOfficeAdmin) or not (declared := screen.get_tabs(request)):
             continue
-        name, chosen = screen.tab_parameter, request.GET.get(screen.tab_parameter, "")  # type: ignore[attr-defined]
+        name, chosen = screen.tab_parameter, request.GET.get(screen.tab_parameter, "")
         address = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
         items = [
-            {"title": word, "link": f"{address}?{name}={value}" if value else address, "active": value == chosen}
+            {
+                "title": capfirst(word),
+                "link": f"{address}?{name}={value}" if value else address,
+                "active": value == chosen,
+            }
             for value, word in declared
         ]
         made.append({"models": [str(model._meta)], "items": items})

@@ -15,6 +15,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect
 from django.template.response import SimpleTemplateResponse
 from django.urls import URLPattern, URLResolver, path
+from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_POST
 from unfold.sites import UnfoldAdminSite
 
@@ -29,6 +30,7 @@ _CHOSEN = "back_office_tenant"
 class BackOffice(UnfoldAdminSite):
     """Supervisors and admins see their tenant; a superuser sees all of them, or the one they chose."""
 
+    index_title = _("Dashboard")
     # Django's own screens that we do not offer: the password has a page of its own (audited), and nothing here has
     # an address on another site.
     left_out: ClassVar = {"password_change", "password_change_done", "view_on_site"}

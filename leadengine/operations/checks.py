@@ -26,7 +26,7 @@ def register_checks() -> None:
     health.register("database", "workers", "beat", "rls", "migrations", run=check_database)
     health.register("redis", run=check_redis)
     health.register("disk", run=check_disk)
-    health.register("whatsapp", run=describe_whatsapp, check=False)
+    health.register_block("whatsapp", run=describe_whatsapp, otherwise=describe_whatsapp_blindly)
     health.register_warning("webhook_secret_shared", lambda: settings.WHATSAPP_WEBHOOK_SECRET_SHARED)
 
 
@@ -72,37 +72,30 @@ def check_disk() -> Results:
     return {"disk": {"ok": free >= LEAST_FREE_DISK, "freePercent": free}}
 
 
-def describe_whatsapp() -> Results:
+def describe_whatsapp() -> Facts:
     """`whatsapp.runtime` and `whatsapp.broker` of decision D4."""
     try:
         broker, heard = read_broker_health(), True
     except UNAVAILABLE:
         broker, heard = BrokerHealth(), False
-    figures: Facts = dict.fromkeys(("sessionsConnected", "sessionsExpected", "inboxPending", "outboxPending"))
-    working = False
     try:
         with direct_cursor(seconds=_SECONDS, service=True) as cursor:
             working = _judge_workers(cursor)["ok"]
             sessions = facts.sessions(cursor)
-            figures |= {
+            figures = {
                 "sessionsConnected": sum(connected for _, _, connected, _ in sessions),
                 "sessionsExpected": sum(wanted for _, _, _, wanted in sessions),
                 "inboxPending": facts.inbox(cursor)["pending"],
                 "outboxPending": facts.outbox(cursor),
             }
     except psycopg.Error:
-        working = False
-    status = "running" if working and heard and not broker.degraded else "degraded"
-    if not (settings.WHATSAPP_BROKER_URL and settings.WHATSAPP_BROKER_API_KEY and settings.WHATSAPP_WEBHOOK_API_KEY):
-        status = "not_configured"
-    runtime = {
-        "mode": "http",
-        "transport": "http",
-        "status": status,
-        "disabled": status == "not_configured",
-        "metrics": figures | _counted(),
-    }
-    return {"whatsapp": {"runtime": runtime, "broker": _shape_broker(broker)}}
+        return _shape_whatsapp(broker, running=False)
+    return _shape_whatsapp(broker, running=working and heard and not broker.degraded, **figures)
+
+
+def describe_whatsapp_blindly() -> Facts:
+    """The same without any look at PostgreSQL or Redis, which do not answer in time."""
+    return _shape_whatsapp(BrokerHealth(), running=False)
 
 
 def _without_database(name: str, latency: float | None) -> Results:
@@ -135,15 +128,27 @@ def _counted() -> Facts:
     }
 
 
-def _shape_broker(broker: BrokerHealth) -> Facts:
+def _shape_whatsapp(broker: BrokerHealth, *, running: bool, **figures: int) -> Facts:
+    keys = (settings.WHATSAPP_BROKER_URL, settings.WHATSAPP_BROKER_API_KEY, settings.WHATSAPP_WEBHOOK_API_KEY)
+    status = "not_configured" if not all(keys) else "running" if running else "degraded"
+    unknown: Facts = dict.fromkeys(("sessionsConnected", "sessionsExpected", "inboxPending", "outboxPending"))
     return {
-        "lastSuccessAt": _iso(broker.last_success_at),
-        "lastFailureAt": _iso(broker.last_failure_at),
-        "consecutiveFailures": broker.consecutive_failures,
-        "degraded": broker.degraded,
-        "lastErrorCode": broker.last_error_code,
-        # A summary of the sessions' breakers (D36); there are none yet, so none is open.
-        "circuit": {"state": "closed", "open": 0, "retryAt": None},
+        "runtime": {
+            "mode": "http",
+            "transport": "http",
+            "status": status,
+            "disabled": status == "not_configured",
+            "metrics": unknown | figures | _counted(),
+        },
+        "broker": {
+            "lastSuccessAt": _iso(broker.last_success_at),
+            "lastFailureAt": _iso(broker.last_failure_at),
+            "consecutiveFailures": broker.consecutive_failures,
+            "degraded": broker.degraded,
+            "lastErrorCode": broker.last_error_code,
+            # A summary of the sessions' breakers (D36); there are none yet, so none is open.
+            "circuit": {"state": "closed", "open": 0, "retryAt": None},
+        },
     }
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from queue import Empty
 from threading import Event
+from typing import Any, cast
 
 import structlog
 from django.db import InterfaceError, OperationalError, close_old_connections
-from kombu import Connection, Queue
+from kombu import Queue
 from kombu.exceptions import KombuError
 from kombu.simple import SimpleQueue
 
@@ -33,9 +34,9 @@ def run_drain(*, stopped: Event) -> None:
             stopped.wait(LOOK_DEAF)
 
 
-def _listen(connection: Connection, stopped: Event) -> None:
+def _listen(connection: Any, stopped: Event) -> None:
     """Take wake-ups off the queue that Celery's worker would take them from; one is as good as many."""
-    with closing(SimpleQueue(connection, Queue(INBOUND), no_ack=True)) as queue:
+    with closing(SimpleQueue(connection, cast(Any, Queue(INBOUND)), no_ack=True)) as queue:
         while not stopped.is_set():
             with suppress(Empty):
                 queue.get(timeout=LOOK)

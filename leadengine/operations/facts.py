@@ -53,7 +53,7 @@ def last_tick(cursor: Cursor) -> tuple[datetime | None, bool]:
 
 
 def walls(cursor: Cursor) -> dict[str, bool]:
-    """For each tenant-owned table: row level security is enabled and forced, and it has policies, none of them `true`."""
+    """For each tenant-owned table: row level security is enabled and forced, and has policies, none of them `true`."""
     cursor.execute(
         """SELECT c.relname, c.relrowsecurity AND c.relforcerowsecurity AND coalesce((
                SELECT bool_and(coalesce(pg_get_expr(p.polqual, c.oid), '') <> 'true'

@@ -33,7 +33,7 @@ def run_beat(*, app: Celery, stopped: Event) -> None:
 class SoleScheduler(Scheduler):
     """A scheduler that ticks only while this process has the lease, and that a lost queue engine does not hold up."""
 
-    producer = None  # Celery's own would wait for the engine in here; publishing takes one from the app's pool
+    producer: Any = None  # Celery's own would wait for the engine in here; publishing takes one from the app's pool
 
     def __init__(self, app: Celery) -> None:
         super().__init__(app)
@@ -41,7 +41,7 @@ class SoleScheduler(Scheduler):
         self.renew_at = 0.0
         self.engine_away = False
 
-    def tick(self) -> float:
+    def tick(self, **_: Any) -> float:  # type: ignore[override]
         """Send what is due; returns the seconds until there is more to do."""
         if time.monotonic() >= self.renew_at:
             self._renew()
@@ -49,10 +49,10 @@ class SoleScheduler(Scheduler):
             return _WAIT
         return float(super().tick())
 
-    def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:  # noqa: ARG002
+    def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
         """Publish one task; what is missed now is due again soon."""
         try:
-            self.app.tasks[entry.task].apply_async(kwargs=entry.kwargs, **entry.options)
+            self.app.tasks[entry.task].apply_async(kwargs=entry.kwargs, **entry.options)  # type: ignore[index,arg-type]
         except (*UNAVAILABLE, KombuError) as error:
             metrics.wakeups_missed.labels(task=entry.task).inc()
             if not self.engine_away:

@@ -31,7 +31,6 @@ log = structlog.get_logger(__name__)
 
 QUEUES = (INBOUND, MAINTENANCE, DEFAULT)
 SENDING_THREADS = 64  # a broker may take 28 s for one send: many calls wait at once (D49)
-_RETRY = 1.0
 
 
 def run_worker(*, app: Celery, name: str, queues: tuple[str, ...], concurrency: int) -> int:
@@ -72,9 +71,7 @@ class Listener(Consumer):
                 log.warning("queue_engine_away", error=type(error).__name__)
             missed += 1
 
-        conn.ensure_connection(
-            miss, None, interval_start=_RETRY, interval_step=0, interval_max=_RETRY, callback=state.maybe_shutdown
-        )
+        conn.ensure_connection(miss, interval_start=1, interval_step=0, interval_max=1, callback=state.maybe_shutdown)
         self.first_connection_attempt = False
         return conn
 
@@ -89,14 +86,14 @@ class Pulse(bootsteps.StartStopStep):
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, _consumer: Consumer, *, pulse_name: str = "", pulse_kind: str = "", **_: Any) -> None:
-        self.name = pulse_name
+        self.worker = pulse_name
         self.kind = pulse_kind
         self.queue = Queue(f"leadengine.pulse.{uuid7().hex}", Exchange(""), exclusive=True, auto_delete=True)
         self.timer: Any = None
         self.expected = ""
         self.last_heard = 0.0
 
-    def start(self, consumer: Consumer) -> None:
+    def start(self, consumer: Any) -> None:
         """Listen and begin to ask; again after each reconnect."""
         channel = consumer.task_consumer.channel
         Subscription(channel, [self.queue], callbacks=[self._hear], no_ack=True).consume()
@@ -114,23 +111,24 @@ class Pulse(bootsteps.StartStopStep):
     def shutdown(self, _consumer: Consumer) -> None:
         """The worker has ended as it should."""
         try:
-            remove_heartbeat(name=self.name)
+            remove_heartbeat(name=self.worker)
         except psycopg.Error as error:
             log.warning("heartbeat_not_removed", error=type(error).__name__)
 
-    def _beat(self, consumer: Consumer) -> None:
+    def _beat(self, consumer: Any) -> None:
         if len(state.reserved_requests) >= consumer.pool.num_processes:
             self.last_heard = time.monotonic()
         silent = time.monotonic() - self.last_heard
         if silent <= PERIOD * 1.5:
             self._write()
         elif silent > ALIVE:
-            log.error("worker_deaf", worker=self.name, seconds=round(silent))
-            state.should_stop = 1  # ends its tasks, then exits with 1: whoever supervises it starts a new one
+            log.error("worker_deaf", worker=self.worker, seconds=round(silent))
+            # It ends its tasks and exits with 1; whoever supervises it starts a new one.
+            state.should_stop = 1  # type: ignore[assignment]
             return
         self._ask(consumer)
 
-    def _ask(self, consumer: Consumer) -> None:
+    def _ask(self, consumer: Any) -> None:
         self.expected = uuid7().hex
         try:
             with consumer.app.producer_or_acquire() as producer:
@@ -144,6 +142,6 @@ class Pulse(bootsteps.StartStopStep):
 
     def _write(self) -> None:
         try:
-            write_heartbeat(name=self.name, kind=self.kind)
+            write_heartbeat(name=self.worker, kind=self.kind)
         except psycopg.Error as error:
             log.warning("heartbeat_not_written", error=type(error).__name__)

@@ -40,7 +40,9 @@ def arrive(
             ],
             now=now,
         )
-        return Ticket.objects.get(pk=recorded[-1].ticket_id)
+        ticket_id = recorded[-1].ticket_id
+        assert ticket_id is not None
+        return Ticket.objects.get(pk=ticket_id)
 
 
 def give(ticket: Ticket, user: User | None) -> Ticket:

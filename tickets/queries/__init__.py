@@ -8,14 +8,17 @@ from tickets.queries.lists import (
     TicketDetail,
     TicketPage,
     TicketRow,
+    acted_row,
     find_page,
     find_ticket,
     list_page,
     tab_counts,
     ticket_detail,
     ticket_row,
+    visible_notes,
 )
 from tickets.queries.threads import (
+    MOST_STATES,
     MessagePage,
     ThreadDelta,
     ThreadItem,
@@ -29,6 +32,7 @@ from tickets.queries.threads import (
 
 __all__ = [
     "MANY",
+    "MOST_STATES",
     "SORTS",
     "TABS",
     "Filters",
@@ -40,6 +44,7 @@ __all__ = [
     "TicketDetail",
     "TicketPage",
     "TicketRow",
+    "acted_row",
     "find_page",
     "find_ticket",
     "list_entries",
@@ -50,4 +55,5 @@ __all__ = [
     "thread_page",
     "ticket_detail",
     "ticket_row",
+    "visible_notes",
 ]

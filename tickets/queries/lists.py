@@ -9,7 +9,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import F, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery, TextField, Value
 from django.db.models.functions import Coalesce
 
 from leadengine.errors import NotFound
@@ -103,7 +103,7 @@ def list_page(
     limit: int = DEFAULT_LIMIT,
     filters: Filters | None = None,
 ) -> TicketPage:
-    """One page of a tab of the inbox (a key of TABS; others count as `all`). 5 queries.
+    """One page of a tab of the inbox (a key of TABS; others count as `all`). 6 queries.
 
     `sort` is a key of SORTS; blank or unknown: the longest wait, in ended lists the newest. Raises: InvalidCursor.
     """
@@ -114,7 +114,7 @@ def list_page(
 def find_page(
     viewer: Viewer, filters: Filters, sort: str = "", cursor: str | None = None, limit: int = DEFAULT_LIMIT
 ) -> TicketPage:
-    """One page of the tickets that the viewer sees and `filters` describe. 5 queries. Raises: InvalidCursor."""
+    """One page of the tickets that the viewer sees and `filters` describe. 6 queries. Raises: InvalidCursor."""
     ended = set(filters.statuses) <= set(ENDED)
     if sort not in SORTS or (ended and sort == "waiting"):
         sort = "newest" if ended else "waiting"
@@ -155,6 +155,12 @@ def find_ticket(viewer: Viewer, ticket_id: UUID) -> Ticket:
 def ticket_row(viewer: Viewer, ticket_id: UUID) -> TicketRow:
     """One ticket as a row. 5 queries. Raises: NotFound."""
     return _dress([find_ticket(viewer, ticket_id)])[0]
+
+
+def acted_row(viewer: Viewer, ticket_id: UUID) -> TicketRow:
+    """A ticket that the viewer has just acted on: it may have left their sight by that. 5 queries."""
+    tickets: QuerySet[Ticket] = Ticket.objects.select_related(*_RELATED)
+    return _dress([_with_own_marks(tickets, viewer).get(pk=ticket_id)])[0]
 
 
 def ticket_detail(viewer: Viewer, ticket_id: UUID) -> TicketDetail:
@@ -208,7 +214,7 @@ def _with_own_marks(tickets: QuerySet[Ticket], viewer: Viewer) -> QuerySet[Ticke
     draft = Draft.objects.filter(user_id=viewer.user_id, ticket=OuterRef("pk"))
     return tickets.annotate(
         unread=F("inbound_count") - _seen_by(viewer),
-        draft=Coalesce(Subquery(draft.values("body")[:1]), Value("")),
+        draft=Coalesce(Subquery(draft.values("body")[:1]), Value(""), output_field=TextField()),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import phonenumbers
@@ -12,6 +13,7 @@ from django import template
 from django.template.defaultfilters import date as format_date
 from django.templatetags.static import static
 from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
@@ -20,6 +22,12 @@ from django.utils.translation import ngettext
 register = template.Library()
 
 HUES = 8
+# In the order in which their elements depend on each other's presence.
+MODULES = (
+    "event-socket", "inbox-list", "list-pages", "message-thread", "thread-scroll", "thread-sync", "message-outbox",
+    "message-composer", "presence-strip", "pane-layout", "page-dialogs", "hotkeys", "relative-time", "desktop-notify",
+    "session-guard",
+)  # fmt: skip
 _TOKENS = re.compile(
     r"```(?P<block>.+?)```|`(?P<code>[^`\n]+)`|(?P<link>https?://[^\s<>\"'`]+)|"
     r"(?<![\w*])\*(?P<bold>\S(?:[^*\n]*\S)?)\*(?![\w*])|"
@@ -48,9 +56,9 @@ def dot(colour: str) -> SafeString:
 
 
 @register.simple_tag
-def avatar(name: str, more: str = "", *, group: bool = False) -> SafeString:
-    """Initials on a tint that always belongs to the same name."""
-    inside = icon("users") if group else escape(initials(name))
+def avatar(name: str, more: str = "", *, kind: str = "PERSON") -> SafeString:
+    """Initials, or the sign of a group, on a tint that always belongs to the same name."""
+    inside = icon("users") if kind == "GROUP" else initials(name)
     return format_html('<span class="avatar hue-{}{}" aria-hidden="true">{}</span>', hue(name), f" {more}" if more else "", inside)
 
 
@@ -150,6 +158,12 @@ def span(seconds: float) -> str:
 
 
 @register.filter
+def money(value: Decimal) -> str:
+    """An amount in reais."""
+    return "R$\u00a0" + number_format(value, 2, force_grouping=True)
+
+
+@register.filter
 def playing_time(seconds: int | None) -> str:
     """0:07, 12:30."""
     return f"{seconds // 60}:{seconds % 60:02d}" if seconds is not None else ""
@@ -165,6 +179,12 @@ def count(number: int) -> str:
 def many(number: int) -> str:
     """A count of a list: exact to 999."""
     return "999+" if number > 999 else str(number)
+
+
+@register.simple_tag
+def modules() -> list[str]:
+    """The desk's scripts: one custom element each."""
+    return [f"leadengine/js/{name}.js" for name in MODULES]
 
 
 @register.simple_tag

@@ -28,7 +28,7 @@ from tickets.services.lifecycle import (
 )
 from tickets.services.outbox import cancel_message, dismiss_message, queue_message, resend_message
 from tickets.views.access import DeskRequest, by_script, desk
-from tickets.views.pages import panel_context, ticket_context
+from tickets.views.pages import list_context, panel_context, ticket_context
 from tickets.views.shown import Shown, show_item, show_message
 
 _END = 10**18
@@ -44,8 +44,9 @@ def send(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     except DomainError as error:
         if by_script(request) or error.status == NotFound.status:
             raise
-        context = ticket_context(request, ticket_id) | {"refusal": error.message, "typed": text, "kind": kind}
-        return render(request, "tickets/inbox_refused.html", context, status=error.status)
+        typed = {"refusal": error.message, "typed": text, "kind": kind}
+        context = list_context(request) | ticket_context(request, ticket_id) | typed
+        return render(request, "tickets/inbox.html", context, status=error.status)
     if by_script(request):
         context = {"items": [shown], "plain": True, "key": request.POST.get("key", "")}
         return render(request, "tickets/_thread_part.html", context)
@@ -162,8 +163,8 @@ def _acted(request: DeskRequest, ticket_id: UUID, act: Callable[[], object]) -> 
         return redirect("desk:ticket", ticket_id)
     status = refusal.status if refusal else 200
     if not by_script(request):
-        context = ticket_context(request, ticket_id) | {"refusal": refusal.message if refusal else ""}
-        return render(request, "tickets/inbox_refused.html", context, status=status)
+        context = list_context(request) | ticket_context(request, ticket_id)
+        return render(request, "tickets/inbox.html", context | {"refusal": refusal and refusal.message}, status=status)
     context = panel_context(request, ticket_detail(request.viewer, ticket_id))
     context |= {"refusal": refusal.message if refusal else "", "together": True}
     response = render(request, "tickets/_header.html", context, status=status)

@@ -15,7 +15,7 @@ from tickets.policy import visible_tickets
 from tickets.queries import thread_delta, thread_page, ticket_detail
 from tickets.views.access import DeskRequest, desk
 from tickets.views.pages import history_context, list_context, panel_context
-from tickets.views.shown import show_item, show_message
+from tickets.views.shown import show_items, show_message
 
 _CURSOR, _RANGE = re.compile(r"(\d{1,18})\.(\d{1,18})"), re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _END = 10**18
@@ -49,7 +49,7 @@ def thread(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
         states=(int(states[1]), int(states[2])) if states else None,
     )  # fmt: skip
     changed = [show_message(one, delta.ticket, request.user) for one in delta.states]
-    new = [show_item(item, request.user) for item in delta.items]
+    new = show_items(delta.items, request.user)
     context = {
         "ticket": delta.ticket, "items": [*changed, *new], "cursor": delta.cursor if after else "",
         "full": delta.more, "plain": True,

@@ -91,7 +91,7 @@ def ticket_context(request: DeskRequest, ticket_id: UUID) -> dict[str, Any]:
     return {
         **panel_context(request, detail),
         **history_context(request, page, detail.row.unread),
-        "draft": draft,
+        "typed": draft.body if draft else "",
         "kind": draft.kind if draft else "REPLY",
         "title": detail.row.ticket.contact.name,
         "at_message": around,
@@ -102,7 +102,7 @@ def history_context(request: DeskRequest, page: ThreadPage, unread: int = 0) -> 
     """A part of the thread."""
     return {
         "ticket": page.ticket,
-        "items": show_thread(page.items, request.user, unread_after=page.read_position if unread else None),
+        "items": show_thread(page.items, request.user, unread=(page.ticket.pk, page.read_position) if unread else None),
         "cursor": page.cursor,
         "older": page.older or "",
         "newer": page.newer or "",

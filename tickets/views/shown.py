@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from leadengine.accounts.models import User
-from tickets.models import Message, Note, TicketEvent
+from tickets.models import Message, Note, Ticket, TicketEvent
 from tickets.queries import ThreadItem, ThreadMessage, TicketRow
 from tickets.templatetags.desk import waited
 
@@ -58,12 +59,17 @@ def _author_word(message: Message, user: User) -> str:
         return str((message.sender or {}).get("name") or "").split(" ")[0]
     if message.author_id == user.pk:
         return _("You")
-    return message.author.get_short_name() if message.author else _("Phone")
+    return message.author.get_short_name() if message.author else _("On the phone")
 
 
 def kind_word(message: Message) -> str:
     """A message without text, in one word."""
-    return message.get_type_display().capitalize() if message.type != "UNKNOWN" else _("Unsupported message")
+    words = {
+        "IMAGE": _("Photo"), "VIDEO": _("Video"), "AUDIO": _("Audio"), "DOCUMENT": _("Document"),
+        "STICKER": _("Sticker"), "LOCATION": _("Location"), "CONTACT": _("Contact"), "POLL": _("Poll"),
+        "POLL_VOTE": _("Vote in a poll"), "TEMPLATE": _("Template"),
+    }  # fmt: skip
+    return words.get(message.type, _("Unsupported message"))
 
 
 @dataclass(slots=True)
@@ -80,6 +86,7 @@ class Shown:
     item: ThreadItem | None = None
     one: ThreadMessage | None = None
     state: State | None = None
+    words: str = ""
     new_day: bool = False
     joined: bool = False
     last: bool = True
@@ -92,19 +99,18 @@ class Shown:
         return int(self.at.timestamp() * 1000)
 
 
-def show_thread(items: Sequence[ThreadItem], user: User, *, unread_after: int | None = None) -> list[Shown]:
-    """Items with day headers, groups and the unread line before the first unread message of its ticket.
+def show_thread(items: Sequence[ThreadItem], user: User, *, unread: tuple[UUID, int] | None = None) -> list[Shown]:
+    """Items with day headers, groups and the unread line before the first unread message.
 
-    `unread_after`: how far the user has read the open ticket, None when nothing is unread.
+    `unread`: the ticket that has unread messages, and the position that the user has read up to.
     """
-    shown = [show_item(item, user) for item in items]
+    shown = show_items(items, user)
     before: Shown | None = None
-    line_drawn = unread_after is None
     for one in shown:
         one.new_day = before is None or before.day != one.day
         message = one.one.message if one.one else None
-        if not line_drawn and message and message.direction == "INBOUND" and message.position > (unread_after or 0):
-            one.unread_line = line_drawn = True
+        if unread and message and message.direction == "INBOUND" and message.ticket_id == unread[0] and message.position > unread[1]:
+            one.unread_line, unread = True, None
         one.joined = bool(
             before and one.author and before.author == one.author and not one.new_day and not one.unread_line
             and one.at - before.at < GROUP
@@ -113,6 +119,11 @@ def show_thread(items: Sequence[ThreadItem], user: User, *, unread_after: int | 
             before.last = False
         before = one
     return shown
+
+
+def show_items(items: Sequence[ThreadItem], user: User) -> list[Shown]:
+    """Items one by one, without the opening of a ticket: its separator says that."""
+    return [show_item(item, user) for item in items if getattr(item.entry, "kind", "") != "OPENED"]
 
 
 def show_item(item: ThreadItem, user: User) -> Shown:
@@ -129,7 +140,9 @@ def show_item(item: ThreadItem, user: User) -> Shown:
         entry = item.entry
         version = int(entry.edited_at.timestamp()) if isinstance(entry, Note) and entry.edited_at else 0
         author = f"note-{entry.author_id}" if isinstance(entry, Note) else ""
-        return Shown(item.kind, str(entry.pk), f"{micro:016d}.1.{entry.seq:010d}", item.at, day, version, author, item)
+        words = event_words(entry, item.ticket) if isinstance(entry, TicketEvent) else ""
+        sort = f"{micro:016d}.1.{entry.seq:010d}"
+        return Shown(item.kind, str(entry.pk), sort, item.at, day, version, author, item, words=words)
     return Shown("ticket", f"ticket-{item.ticket.pk}", f"{micro:016d}.-", item.at, day, item.ticket.version, "", item)
 
 
@@ -219,25 +232,26 @@ def _failure_words(message: Message) -> str:
     return known.get(str(error.get("code")), "") or str(error.get("message") or _("not sent"))
 
 
-def event_words(event: TicketEvent) -> str:
+def event_words(event: TicketEvent, ticket: Ticket) -> str:
     """One event of a ticket's history as a sentence."""
     who = event.actor.get_short_name() if event.actor else ""
     words = {
-        "OPENED": _("Ticket opened"),
         "WOKEN": _("Back from the snooze"),
         "SLA_BREACHED": _("The response target was missed"),
         "CONTACT_MERGED": _("Contacts merged"),
     }
     if event.kind in words:
         return words[event.kind]
-    values = {"who": who, "to": event.to_value, "reason": event.reason}
+    values = {"who": who, "to": event.to_value.split(" ")[0]}
     match event.kind, bool(who):
-        case "ASSIGNED", True:
+        case "ASSIGNED", True if event.actor and event.to_value == event.actor.name:
             return _("%(who)s took the ticket") % values
+        case "ASSIGNED", True:
+            return _("%(who)s assigned the ticket to %(to)s") % values
         case "CLOSED", True:
-            return _("%(who)s closed the ticket") % values
+            return (_("%(who)s closed the ticket") % values) + _reason_words(event, ticket)
         case "CLOSED", False:
-            return _("Ticket closed")
+            return _("Ticket closed") + _reason_words(event, ticket)
         case "REOPENED", True:
             return _("%(who)s reopened the ticket") % values
         case "REOPENED", False:
@@ -247,3 +261,10 @@ def event_words(event: TicketEvent) -> str:
         case "TRANSFERRED", True:
             return _("%(who)s transferred the ticket") % values
     return " · ".join(part for part in (who, event.get_kind_display()) if part)
+
+
+def _reason_words(event: TicketEvent, ticket: Ticket) -> str:
+    """The label of the reason while the ticket still stands ended by it; its note after the colon of the event."""
+    code, _colon, note = event.reason.partition(": ")
+    label = ticket.close_reason.label if ticket.close_reason and ticket.close_reason.code == code else ""
+    return "".join(f" · {part}" for part in (label, note) if part)

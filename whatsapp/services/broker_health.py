@@ -34,10 +34,12 @@ class BrokerHealth:
 
 def record_success(*, now: datetime | None = None) -> None:
     """Note that the broker answered a call as it should."""
-    values = {"last_success_at": _text(now), "consecutive_failures": 0}
+    values: dict[str | bytes, str | int] = {"last_success_at": _text(now), "consecutive_failures": 0}
     try:
         with client().pipeline() as pipe:
-            pipe.hset(KEY, mapping=values).delete(FAILURES).execute()
+            pipe.hset(KEY, mapping=values)  # type: ignore[arg-type]
+            pipe.delete(FAILURES)
+            pipe.execute()
     except UNAVAILABLE as error:
         log.debug("broker_health_not_recorded", error=type(error).__name__)
 
@@ -49,7 +51,9 @@ def record_failure(code: str, *, now: datetime | None = None) -> None:
         with client().pipeline() as pipe:
             pipe.hset(KEY, mapping={"last_failure_at": at, "last_error_code": code})
             pipe.hincrby(KEY, "consecutive_failures", 1)
-            pipe.lpush(FAILURES, at).ltrim(FAILURES, 0, STREAK - 1).execute()
+            pipe.lpush(FAILURES, at)
+            pipe.ltrim(FAILURES, 0, STREAK - 1)
+            pipe.execute()
     except UNAVAILABLE as error:
         log.debug("broker_health_not_recorded", error=type(error).__name__)
 
@@ -57,7 +61,9 @@ def record_failure(code: str, *, now: datetime | None = None) -> None:
 def read_broker_health() -> BrokerHealth:
     """The record as it stands. Raises: leadengine.redis.UNAVAILABLE."""
     with client().pipeline() as pipe:
-        fields, times = pipe.hgetall(KEY).lrange(FAILURES, 0, -1).execute()
+        pipe.hgetall(KEY)
+        pipe.lrange(FAILURES, 0, -1)
+        fields, times = pipe.execute()
     known = {name.decode(): value.decode() for name, value in fields.items()}
     failures = [_time(value.decode()) for value in times]
     return BrokerHealth(

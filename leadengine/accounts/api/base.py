@@ -20,6 +20,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from leadengine.accounts.api.schema import RouteSchema
 from leadengine.accounts.models import ApiKey, TenantQuerySet, User
 from leadengine.accounts.scopes import tenant_scope, user_scope
 from leadengine.errors import DomainError, NotFound
@@ -65,6 +66,7 @@ class ScopedAPIView(APIView):
 
     permissions: ClassVar[Mapping[str, str]] = {}
     metadata_class = None  # OPTIONS would describe views to anyone
+    schema = RouteSchema()
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Response:
         self.args, self.kwargs = args, kwargs
@@ -72,9 +74,10 @@ class ScopedAPIView(APIView):
         self.headers = self.default_response_headers
         try:
             self.initial(request, *args, **kwargs)
-            handler = getattr(self, (request.method or "").lower(), self.http_method_not_allowed)
+            method = (request.method or "").lower()
+            handler = getattr(self, method, None) if method in self.http_method_names else None
             with self.scope():
-                response: Response = handler(request, *args, **kwargs)
+                response: Response = (handler or self.http_method_not_allowed)(request, *args, **kwargs)
         except Exception as error:  # what DRF's handler does not know, it raises again
             response = self.handle_exception(error)
         self.response = self.finalize_response(request, response, *args, **kwargs)

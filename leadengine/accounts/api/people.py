@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from django.conf import settings
 from django.contrib.auth import logout, update_session_auth_hash
@@ -53,8 +53,8 @@ class UserQuery(Query):
 
 
 class LoginView(ScopedAPIView):
-    authentication_classes: ClassVar[list[Any]] = []
-    permission_classes: ClassVar[list[Any]] = []
+    authentication_classes = ()
+    permission_classes = ()
 
     def scope(self) -> AbstractContextManager[None]:
         """None yet; and a counted failure must outlive the refusal."""

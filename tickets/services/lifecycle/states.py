@@ -244,9 +244,9 @@ def lock_ticket(actor: User, ticket_id: UUID, *, taking: bool = False) -> tuple[
     tenant_id = actor.tenant_id or Ticket.objects.filter(pk=ticket_id).values_list("tenant_id", flat=True).first()
     state = lock_tickets(tenant_id=tenant_id, ids=[ticket_id]).get(ticket_id) if tenant_id else None
     viewer = load_viewer(actor)
-    if state is None or not (
-        viewer.sees(state.queue_id, state.assignee_id) or (taking and viewer.sees(state.queue_id, None))
-    ):
+    if tenant_id is None or state is None:
+        raise NotFound("Atendimento não encontrado.")
+    if not viewer.sees(state.queue_id, state.assignee_id) and not (taking and viewer.sees(state.queue_id, None)):
         raise NotFound("Atendimento não encontrado.")
     return tenant_id, state
 
@@ -269,7 +269,7 @@ def _lost(state: TicketState) -> UnableToTake:
     metrics.assign_conflicts.inc()
     assigned = TicketEvent.objects.filter(ticket_id=state.id, kind=TicketEvent.Kind.ASSIGNED).order_by("-seq")
     at = assigned.values_list("at", flat=True).first()
-    owner = User.objects.filter(pk=state.assignee_id).first()
+    owner = User.objects.filter(pk=state.assignee_id).first() if state.assignee_id else None
     return UnableToTake(
         f"{owner.name} já assumiu este atendimento." if owner else "Ninguém está com este atendimento.",
         assignee={"id": str(owner.pk), "name": owner.name} if owner else None,
@@ -351,7 +351,9 @@ def _save(tenant_id: UUID, state: TicketState, changed: list[str], now: datetime
 
 
 def _row(state: TicketState) -> Ticket:
-    return Ticket.objects.select_related("contact", "queue", "assignee", "close_reason", "closed_by").get(pk=state.id)
+    related = ("contact", "queue", "assignee", "close_reason", "closed_by")
+    row: Ticket = Ticket.objects.select_related(*related).get(pk=state.id)
+    return row
 
 
 def _name(user_id: UUID | None) -> str:

@@ -48,8 +48,8 @@ def check_wish(
     transport: Transport, wish: Wish, state: TicketState, line: Line, contact: Recipient, content: Payload
 ) -> None:
     """Raises: ValidationFailed, and the refusals of a state that does not allow this message now."""
-    same_contact = Message.objects.for_tenant(line.tenant_id).filter(contact_id=contact.id)
-    if content.reply_to and not same_contact.filter(pk=content.reply_to).exists():
+    said = Message.objects.for_tenant(line.tenant_id).filter(contact_id=contact.id)
+    if content.reply_to is not None and not said.filter(pk=content.reply_to).exists():
         raise ValidationFailed([{"field": "replyTo", "message": "Não é uma mensagem deste contato."}])
     check_ticket(state=state, contact=contact, author=wish.author, source=wish.source)
     kind = str(wish.payload.get("type", "text")).strip().lower()
@@ -72,8 +72,8 @@ def check_ticket(*, state: TicketState, contact: Recipient, author: User | None,
     if author is None or source != Message.Source.AGENT or state.assignee_id == author.pk or author.tenant is None:
         return
     if author.tenant.settings.get("onlyAssigneeReplies"):
-        assignee = User.objects.filter(pk=state.assignee_id).values("id", "name").first()
-        raise NotAssignee(assignee={"id": str(assignee["id"]), "name": assignee["name"]} if assignee else None)
+        assignee = User.objects.get(pk=state.assignee_id) if state.assignee_id else None
+        raise NotAssignee(assignee={"id": str(assignee.pk), "name": assignee.name} if assignee else None)
 
 
 def _check_collision(wish: Wish, expected: UUID, state: TicketState) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection
@@ -13,8 +15,11 @@ from leadengine.accounts.scopes import service_scope
 from leadengine.sql import dumps, loads
 from tickets.services.outbox.announcing import Place, announce_change
 from tickets.services.outbox.settling import save_attempt
-from tickets.services.outbox.verdicts import expired
+from tickets.services.outbox.verdicts import EXPIRED, expired
 from tickets.services.outbox.waking import wake_sender
+from tickets.transports import get_transport
+
+CHANNEL = "WHATSAPP"
 
 WORKER_LOST = {
     "code": "WORKER_LOST",
@@ -24,10 +29,11 @@ WORKER_LOST = {
 _CHANGED = """
 WITH changed AS (
     UPDATE tickets_message m SET {sets}, version = m.version + 1 WHERE {rule}
-    RETURNING m.tenant_id, m.ticket_id, m.id, m.position, m.version, m.attempts, m.claim_token, m.claimed_at, m.source,
-        m.type, m.error
+    RETURNING m.*
 )
-SELECT c.*, t.queue_id, t.assignee_id FROM changed c JOIN tickets_ticket t ON t.id = c.ticket_id
+SELECT c.tenant_id, c.ticket_id, t.queue_id, t.assignee_id, c.id, c.position, c.version, c.attempts, c.claim_token,
+    c.claimed_at, c.source, c.type, c.error, c.session_id
+FROM changed c JOIN tickets_ticket t ON t.id = c.ticket_id
 """
 
 
@@ -53,13 +59,14 @@ def _end_lost(now: datetime) -> None:
     """SENDING past its lease: its worker is gone, and the message may have left."""
     sets, rule = "status = 'UNCONFIRMED', error = %s", "m.status = 'SENDING' AND m.lease_until < %s"
     for row in _change(sets, rule, [dumps(WORKER_LOST), now]):
-        place, version, number, token, claimed_at, source, kind, _ = row
         save_attempt(
-            tenant_id=place.tenant_id, message_id=place.message_id, number=number, claim_token=token,
-            claimed_at=claimed_at, finished_at=now, outcome="UNCONFIRMED", code="WORKER_LOST",
+            tenant_id=row.place.tenant_id, message_id=row.place.message_id, number=row.attempts,
+            claim_token=row.claim_token, claimed_at=row.claimed_at, finished_at=now, outcome="UNCONFIRMED",
+            code="WORKER_LOST",
         )  # fmt: skip
-        announce_change(place=place, version=version, changes={"status": "UNCONFIRMED", "error": WORKER_LOST}, now=now)
-        metrics.count(metrics.outbound.labels(origin=source.lower(), type=kind.lower(), status="unconfirmed"))
+        changes = {"status": "UNCONFIRMED", "error": WORKER_LOST}
+        announce_change(place=row.place, version=row.version, changes=changes, now=now)
+        metrics.count(metrics.outbound.labels(origin=row.source, type=row.type, status="unconfirmed"))
         metrics.count(metrics.outbound_attempts.labels(code="WORKER_LOST"))
 
 
@@ -69,17 +76,33 @@ def _end_expired(now: datetime) -> None:
         error = %s::jsonb || jsonb_build_object('cause', coalesce(m.error ->> 'code', m.wait_reason))"""
     rule = "m.status = 'QUEUED' AND coalesce(m.received_at, m.created_at) < %s"
     oldest = now - timedelta(seconds=settings.OUTBOUND_MAX_AGE_SECONDS)
+    transport = get_transport(CHANNEL)
     for row in _change(sets, rule, [now, dumps(expired(None)), oldest]):
-        place, version, *_, source, kind, error = row
-        changes = {"status": "FAILED", "failed_at": now, "wait_reason": None, "not_before": None, "error": error}
-        announce_change(place=place, version=version, changes=changes, now=now)
-        metrics.count(metrics.outbound.labels(origin=source.lower(), type=kind.lower(), status="failed"))
+        changes = {"status": "FAILED", "failed_at": now, "wait_reason": None, "not_before": None, "error": row.error}
+        announce_change(place=row.place, version=row.version, changes=changes, now=now)
+        metrics.count(metrics.outbound.labels(origin=row.source, type=row.type, status="failed"))
+        line = transport.line(row.session_id)
+        name = line.name if line else ""
+        metrics.count(metrics.messages_failed.labels(instance_name=name, type=row.type, reason=EXPIRED))
 
 
-def _change(sets: str, rule: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+@dataclass(frozen=True, slots=True)
+class _Swept:
+    place: Place
+    version: int
+    attempts: int
+    claim_token: UUID
+    claimed_at: datetime
+    source: str
+    type: str
+    error: dict[str, Any] | None
+    session_id: UUID
+
+
+def _change(sets: str, rule: str, parameters: list[Any]) -> list[_Swept]:
     with connection.cursor() as cursor:
         cursor.execute(_CHANGED.format(sets=sets, rule=rule), parameters)
         return [
-            (Place(row[0], row[1], row[11], row[12], row[2], row[3]), *row[4:10], loads(row[10]))
+            _Swept(Place(*row[:6]), *row[6:10], row[10].lower(), row[11].lower(), loads(row[12]), row[13])  # type: ignore[call-arg]
             for row in cursor.fetchall()
         ]

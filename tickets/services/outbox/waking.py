@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from celery import signature
 from django.db import connection
 
 from leadengine.celery import SENDING, app
@@ -23,7 +22,7 @@ def sender_key(session_id: UUID | str) -> str:
 def wake_sender(session_id: UUID) -> None:
     """Wake the session's sender once the running transaction has committed."""
     # By name, not by import: the task stands above the services it calls.
-    task: Any = signature(SEND_TASK, app=app, queue=SENDING)
+    task: Any = app.signature(SEND_TASK, queue=SENDING)
     wake_on_commit(task, key=sender_key(session_id), session_id=str(session_id))
 
 

@@ -18,8 +18,6 @@ class InboxList extends HTMLElement {
     this.scroller.addEventListener("pointerleave", () => this.settle());
     this.scroller.addEventListener("focusout", () => setTimeout(() => this.settle()));
     this.pill.addEventListener("click", () => this.settle(true));
-    document.addEventListener("htmx:pushedIntoHistory", () => this.mark());
-    document.addEventListener("htmx:historyRestore", () => this.mark());
     this.title();
   }
 
@@ -132,9 +130,7 @@ class InboxList extends HTMLElement {
   }
 
   mark() {
-    for (const link of this.rows.querySelectorAll("a[aria-current]")) link.removeAttribute("aria-current");
-    const id = location.pathname.match(/tickets\/([0-9a-f-]{36})/)?.[1];
-    if (id) this.find(id)?.querySelector("a").setAttribute("aria-current", "true");
+    document.dispatchEvent(new CustomEvent("list:changed"));
   }
 
   counts(page) {

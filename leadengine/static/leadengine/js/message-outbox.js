@@ -61,7 +61,7 @@ class MessageOutbox extends HTMLElement {
     this.sending.add(entry.ticket);
     let answer = null;
     try {
-      answer = await fetch(this.dataset.url.replace("TICKET", entry.ticket), {
+      answer = await fetch(this.dataset.url.replace(/0{8}-(0{4}-){3}0{12}/, entry.ticket), {
         method: "POST",
         headers: { "X-CSRFToken": document.querySelector("meta[name=csrf]").content, "X-Requested-With": "fetch" },
         body: new URLSearchParams({

@@ -12,13 +12,14 @@ class MessageThread extends HTMLElement {
     this.stop = new AbortController();
     const on = (name, act) =>
       document.addEventListener(name, ({ detail }) => detail.ticket === this.ticket && act(detail), { signal: this.stop.signal });
-    on("thread:page", ({ page, older }) => this.merge(page, { older }));
+    on("thread:page", ({ page }) => this.merge(page));
     on("thread:html", ({ html }) => this.merge(new DOMParser().parseFromString(html, "text/html"), { own: true }));
     on("thread:pending", ({ item }) => this.add(item));
     this.addEventListener("click", (event) => this.jump(event));
     this.decorate();
     this.tell("thread:ready");
-    if (location.hash.startsWith("#m-")) this.show(location.hash.slice(3));
+    this.addEventListener("htmx:afterSwap", () => this.decorate());
+    if (this.dataset.at) this.show(this.dataset.at);
   }
 
   disconnectedCallback() {
@@ -29,20 +30,23 @@ class MessageThread extends HTMLElement {
     document.dispatchEvent(new CustomEvent(name, { detail: { ticket: this.ticket, ...detail } }));
   }
 
-  merge(page, { own = false, older = false } = {}) {
+  // `paging`: older or newer history. While the newest part is not on screen, what arrives is only counted.
+  merge(page, { own = false, paging = false } = {}) {
     const scroll = this.querySelector("thread-scroll");
     const held = scroll.hold();
+    const away = Boolean(this.items.dataset.newer) && !paging;
     let added = 0;
     for (const item of page.querySelectorAll("[data-items] > .item")) {
       const before = this.find(item.dataset.id) ?? this.pending(item.dataset.key);
       if (before && !before.dataset.pending && Number(before.dataset.version) >= Number(item.dataset.version)) continue;
       if (!before && item.classList.contains("message")) added += 1;
+      if (away && !before) continue;
       before?.remove();
       this.place(document.importNode(item, true));
     }
-    if (added || !older) this.decorate();
-    scroll.release(held, { own, older, added });
-    this.tell("thread:merged", { added, older });
+    this.decorate();
+    scroll.release(held, { own, paging, added });
+    this.tell("thread:merged", { added });
   }
 
   add(item) {

@@ -1,26 +1,26 @@
-// The panes: which one a narrow screen shows, the list's width, the context drawer, dialogs and menus, toasts.
+// The panes: which one a narrow screen shows, the list's width, the context drawer, and when panels are fetched anew.
 const LEAST = 300, WIDEST = 420, STEP = 16;
 
 class PaneLayout extends HTMLElement {
   connectedCallback() {
     this.desk = document.querySelector(".desk");
     this.width(Number(this.dataset.width));
-    this.addEventListener("click", (event) => this.click(event));
-    this.addEventListener("toggle", (event) => this.menu(event), true);
-    document.addEventListener("click", ({ target }) => this.closeMenus(target.closest("details.menu")));
-    for (const name of ["htmx:pushedIntoHistory", "htmx:historyRestore", "htmx:replacedInHistory"]) document.addEventListener(name, () => this.follow());
-    document.addEventListener("htmx:responseError", ({ detail }) => this.toast(detail.xhr.status === 401 ? "" : this.dataset.wordsError));
-    document.addEventListener("htmx:sendError", () => this.toast(this.dataset.wordsOffline));
-    document.addEventListener("toast", ({ detail }) => this.toast(detail.text));
-    document.addEventListener("ticket:changed", ({ detail }) => this.refresh(detail));
-    document.addEventListener("live:lead.updated", ({ detail }) => detail.contactId === document.querySelector("#context")?.dataset.contact && this.trigger("#context"));
-    document.addEventListener("live:whatsapp.session.updated", () => this.trigger("#ticket-head", "#composer-notices"));
-    document.addEventListener("ticket:removed", ({ detail }) => location.pathname.includes(detail.ticketId) && this.trigger("#ticket-pane"));
-    document.addEventListener("list:unread", ({ detail }) => this.count(detail.count));
+    const on = (name, act) => document.addEventListener(name, ({ detail }) => act(detail ?? {}));
+    for (const name of ["htmx:pushedIntoHistory", "htmx:historyRestore", "list:changed"]) on(name, () => this.follow());
+    on("ticket:changed", (detail) => this.refresh(detail));
+    on("live:lead.updated", ({ contactId }) => contactId === document.querySelector("#context")?.dataset.contact && this.trigger("#context"));
+    on("live:whatsapp.session.updated", () => this.trigger("#ticket-head", "#composer-notices"));
+    on("live:open", () => this.trigger("#ticket-head", "#composer-notices"));
+    on("ticket:removed", ({ ticketId }) => location.pathname.includes(ticketId) && this.trigger("#ticket-pane"));
+    on("list:unread", ({ count }) => this.count(count));
+    on("htmx:afterSwap", () => this.settle());
+    this.addEventListener("click", (event) => event.target.closest("[data-panel-toggle]") && this.panel(event.target.closest(".ticket")));
+    this.addEventListener("toggle", ({ target }) => this.remember(target), true);
     const grip = this.querySelector(".grip");
-    grip?.addEventListener("pointerdown", (event) => this.drag(event));
-    grip?.addEventListener("keydown", (event) => this.nudge(event));
+    grip.addEventListener("pointerdown", (event) => this.drag(event));
+    grip.addEventListener("keydown", (event) => this.nudge(event));
     visualViewport?.addEventListener("resize", () => this.keyboard());
+    this.settle();
   }
 
   // The address says what is open; the list marks its row.
@@ -29,61 +29,41 @@ class PaneLayout extends HTMLElement {
     this.desk.toggleAttribute("data-open", Boolean(id));
     for (const link of document.querySelectorAll("[data-rows] a[aria-current]")) link.removeAttribute("aria-current");
     if (id) document.querySelector(`[data-rows] li[data-id="${id}"] a`)?.setAttribute("aria-current", "true");
+    document.querySelector("#ticket-pane").setAttribute("hx-get", location.pathname);
   }
 
-  // The message list changes by its own events; the panels only when who, where or what of the ticket changed.
+  // The thread changes by its own events; the panels only when who, where or what of the ticket changed.
   refresh({ data }) {
     const shown = document.querySelector("#ticket-head")?.dataset;
     if (!shown) return;
     const { status, queueId, assigneeId } = data?.ticket ?? {};
     const same = data && status === shown.status && queueId === shown.queue && (assigneeId ?? "") === shown.assignee;
     if (!same) this.trigger("#ticket-head", "#composer-notices", "#context");
+    else if (data.changed?.includes("notes")) this.trigger("#context");
   }
 
   trigger(...selectors) {
     for (const selector of selectors) if (document.querySelector(selector)) htmx.trigger(selector, "refresh");
   }
 
-  click(event) {
-    const at = (selector) => event.target.closest(selector);
-    if (at("[data-dialog]")) document.querySelector(at("[data-dialog]").dataset.dialog)?.showModal();
-    else if (at("[data-close-dialog]")) at("dialog").close();
-    else if (event.target.matches("dialog[open]")) event.target.close();
-    else if (at("[data-panel-toggle]")) this.panel(at(".ticket"));
-    else if (at("[data-copy]")) this.copy(at("[data-copy]").dataset);
-    else if (at(".menu-item")) this.closeMenus();
-  }
-
   panel(ticket) {
     const open = ticket.dataset.panel !== "open";
     ticket.dataset.panel = open ? "open" : "";
     for (const button of ticket.querySelectorAll("[data-panel-toggle][aria-expanded]")) button.setAttribute("aria-expanded", open);
-    if (open) ticket.querySelector(".context-head button")?.focus();
-    else ticket.querySelector("[data-key=panel]")?.focus();
+    ticket.querySelector(open ? ".context-head button" : "[data-key=panel]")?.focus();
   }
 
-  async copy({ copy, words }) {
-    await navigator.clipboard?.writeText(copy);
-    this.toast(words);
+  remember({ dataset, open }) {
+    if (dataset?.section) localStorage.setItem(`section:${dataset.section}`, open ? "open" : "closed");
   }
 
-  toast(text) {
-    if (!text) return;
-    const note = document.createElement("div");
-    note.className = "toast";
-    note.textContent = text;
-    document.querySelector("#toasts").replaceChildren(note);
-    setTimeout(() => note.remove(), 4000);
-  }
-
-  menu(event) {
-    if (event.target.matches("details.menu[open]")) this.closeMenus(event.target);
-    const { section } = event.target.dataset;
-    if (section) localStorage.setItem(`section:${section}`, event.target.open ? "open" : "closed");
-  }
-
-  closeMenus(but = null) {
-    for (const menu of document.querySelectorAll("details.menu[open]")) if (menu !== but) menu.open = false;
+  // What was swapped in takes over how its sections were left, and the words of the send button.
+  settle() {
+    for (const section of document.querySelectorAll("[data-section]"))
+      section.open = localStorage.getItem(`section:${section.dataset.section}`) !== "closed";
+    const words = document.querySelector("[data-send-words]");
+    const { line, ended } = document.querySelector("#composer-notices")?.dataset ?? {};
+    if (words) words.textContent = words.dataset[ended === "true" ? "wordsReopen" : line === "offline" ? "wordsQueue" : "wordsSend"];
   }
 
   count(unread) {

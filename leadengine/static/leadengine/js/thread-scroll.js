@@ -1,6 +1,6 @@
 // The scroll of the thread: opens at the first unread, stays at the end only if it was there, keeps the anchor while
 // older pages arrive, keeps at most 300 items, and moves the read marker when the end was seen for a second.
-const MOST = 300, NEAR = 80, AHEAD = 500, SEEN = 1000;
+const MOST = 300, NEAR = 80, AHEAD = 500, FAR = 320, SEEN = 1000;
 
 class ThreadScroll extends HTMLElement {
   connectedCallback() {
@@ -16,7 +16,7 @@ class ThreadScroll extends HTMLElement {
     this.sizes = new ResizeObserver(() => this.atEnd && this.toEnd());
     this.sizes.observe(this);
     const line = this.items.querySelector(".unread-line");
-    if (location.hash.startsWith("#m-")) return;
+    if (this.thread.dataset.at) return;
     if (line) line.scrollIntoView({ block: "center" });
     else this.toEnd();
     this.moved();
@@ -39,57 +39,69 @@ class ThreadScroll extends HTMLElement {
     return { atEnd: this.distance() < NEAR, anchor, offset: anchor?.getBoundingClientRect().top };
   }
 
-  release({ atEnd, anchor, offset }, { own, older, added }) {
-    if ((atEnd && !older) || own) {
+  release({ atEnd, anchor, offset }, { own, paging, added }) {
+    if (own || (atEnd && !paging && !this.cut)) {
       this.toEnd();
     } else if (anchor?.isConnected) {
       this.scrollTop += anchor.getBoundingClientRect().top - offset;
-      if (added && !older) this.count(this.news + added);
     }
-    this.trim(older);
+    if (added && !paging && !own && !this.atEnd) this.count(this.news + added);
+    this.trim();
     this.watch();
   }
 
+  // Whether the newest part is not in the DOM.
+  get cut() {
+    return Boolean(this.items.dataset.newer);
+  }
+
   // The far end is dropped and comes back on scroll.
-  trim(older) {
-    const items = [...this.items.querySelectorAll(":scope > .item")];
-    const extra = items.length - MOST;
+  trim() {
+    const messages = [...this.items.querySelectorAll(":scope > .message")];
+    const extra = messages.length - MOST;
     if (extra <= 0) return;
     const held = this.hold();
-    if (older) {
-      for (const item of items.slice(-extra)) item.remove();
-      this.dataset.cut = "true";
-    } else if (this.distance() < NEAR) {
-      for (const item of items.slice(0, extra)) item.remove();
-      this.items.dataset.older = this.items.querySelector(".item").dataset.before;
-    }
+    const above = this.scrollTop > this.scrollHeight / 2;
+    const edge = above ? messages[extra] : messages[MOST - 1];
+    for (const item of [...this.items.children])
+      if (above ? item.dataset.sort < edge.dataset.sort : item.dataset.sort > edge.dataset.sort) item.remove();
+    this.items.dataset[above ? "older" : "newer"] = edge.dataset.id;
+    this.thread.decorate();
     if (held.anchor?.isConnected) this.scrollTop += held.anchor.getBoundingClientRect().top - held.offset;
   }
 
   moved() {
-    this.atEnd = this.distance() < NEAR && !this.dataset.cut;
-    this.pill.hidden = this.distance() < 320 && !this.dataset.cut && !this.news;
+    this.atEnd = this.distance() < NEAR && !this.cut;
     if (this.atEnd) this.count(0);
-    if (this.scrollTop < AHEAD) this.older();
+    this.pill.hidden = !this.news && !this.cut && this.distance() < FAR;
+    if (this.scrollTop < AHEAD) this.page("older", "before");
+    if (this.distance() < AHEAD) this.page("newer", "newer");
     this.watch();
   }
 
-  async older() {
-    const before = this.items.dataset.older;
-    const page = before && (await this.load(`?before=${encodeURIComponent(before)}`));
+  async page(end, name) {
+    const id = this.items.dataset[end];
+    const page = id && (await this.load(`?${name}=${id}`));
     if (!page) return;
-    this.items.dataset.older = page.querySelector("[data-items]").dataset.older;
-    this.thread.merge(page, { older: true });
+    this.items.dataset[end] = page.querySelector("[data-items]").dataset[end];
+    this.thread.merge(page, { paging: true });
   }
 
-  // After the far end was dropped, the way back to it is the last page anew.
+  // Far from the end, the way back to it is the newest part anew.
+  toEnd() {
+    if (this.cut) return void this.newest();
+    this.scrollTop = this.scrollHeight;
+    this.atEnd = true;
+    this.count(0);
+    this.watch();
+  }
+
   async newest() {
     const page = await this.load("");
     if (!page) return;
     const fresh = page.querySelector("[data-items]");
-    this.items.dataset.older = fresh.dataset.older;
+    Object.assign(this.items.dataset, { older: fresh.dataset.older, newer: "" });
     this.items.replaceChildren(...[...fresh.children].map((item) => document.importNode(item, true)));
-    delete this.dataset.cut;
     this.thread.decorate();
     this.toEnd();
   }
@@ -110,20 +122,12 @@ class ThreadScroll extends HTMLElement {
     }
   }
 
-  toEnd() {
-    if (this.dataset.cut) return void this.newest();
-    this.scrollTop = this.scrollHeight;
-    this.atEnd = true;
-    this.count(0);
-    this.watch();
-  }
-
   count(news) {
     this.news = news;
     const text = this.pill.querySelector("[data-text]");
     text.textContent = news ? this.pill.dataset.words.replace("{n}", news) : "";
     this.pill.classList.toggle("to-end-quiet", !news);
-    this.pill.hidden = !news && this.distance() < 320;
+    this.pill.hidden = !news && !this.cut && this.distance() < FAR;
   }
 
   // Seen = the end was on screen in a visible, focused tab for a second.

@@ -39,7 +39,7 @@ class ThreadSync extends HTMLElement {
 
   changed(data) {
     if (data.removed) return this.tell("ticket:removed", data);
-    if (data.entry) this.compare(`0.${data.entry.seq}`);
+    if (data.entry || data.changed?.some((name) => name !== "timeline")) this.catchUp();
     this.tell("ticket:changed", { ticket: this.ticket, data });
   }
 

@@ -1,0 +1,27 @@
+"""The dashboard of the back office: what needs somebody now, what happened today, and five charts.
+
+Each number is a query inside the scope of the person and opens the list that it counts
+(spec/tickets-leads.md section 13, spec/inbox.md section 15).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest
+from django.utils import timezone
+
+from leadengine.accounts.models import Tenant
+from leadengine.admin_site.site import tenant_of
+from leadengine.operations.dashboard.figures import read_figures
+from leadengine.operations.dashboard.panels import make_charts, make_tiles
+
+
+def show(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
+    """Add tiles and charts to the first page of the back office (settings.UNFOLD names this function)."""
+    tenant_id = tenant_of(request)
+    tenants = [tenant_id] if tenant_id else list(Tenant.objects.filter(is_active=True).values_list("pk", flat=True))
+    now = timezone.localtime()
+    figures = read_figures(tenants=tenants, now=now)
+    groups = make_tiles(figures, now)
+    return {**context, "tile_groups": groups, "charts": make_charts(figures, now), "read_at": now}

@@ -1,0 +1,247 @@
+"""One race per lock, with threads and real commits; and a real worker that is killed while it sends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from leadengine.accounts.scopes import tenant_scope
+from leadengine.celery import SENDING
+from leadengine.redis import client
+from tests.conftest import World
+from tests.outbound import Broker, accept, at_once, broker_running, conversation, queue, reload, send, until
+from tickets.models import Message, OutboundAttempt, Ticket
+from tickets.services.outbox import Queued, cancel_message, send_due, sweep_outbox
+from tickets.services.outbox.claiming import claim_due
+from tickets.services.outbox.refusals import AlreadySending, NewerMessage
+from tickets.transports import get_transport
+
+pytestmark = pytest.mark.django_db(transaction=True)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def broker(settings: Any) -> Iterator[Broker]:
+    with broker_running() as running:
+        settings.WHATSAPP_BROKER_URL = running.url
+        running.behave(rate={"max": 10_000})
+        yield running
+
+
+def claims(world: World) -> list[Any]:
+    with tenant_scope(world.ipe.pk):
+        line = get_transport("WHATSAPP").line(world.line.pk)
+    assert line is not None
+    return claim_due(line=line, now=timezone.now())
+
+
+def test_eight_workers_claim_a_row_once(committed_world: World) -> None:
+    ticket = conversation(committed_world)
+    for round_ in range(5):
+        message = queue(committed_world, ticket, str(round_))
+        found = at_once(*[lambda: claims(committed_world)] * 8)
+        assert sum(len(one) for one in found) == 1
+        assert reload(message).attempts == 1
+        sweep_outbox(now=timezone.now() + timedelta(minutes=2))
+
+
+def test_workers_together_keep_the_cap_of_a_line(committed_world: World, settings: Any) -> None:
+    settings.OUTBOUND_CONCURRENCY_PER_SESSION = 3
+    for n in range(10):
+        queue(committed_world, conversation(committed_world, phone=f"+551198888000{n}"))
+    found = at_once(*[lambda: claims(committed_world)] * 6)
+    assert sum(len(one) for one in found) == 3
+    assert len({claim.place.ticket_id for one in found for claim in one}) == 3
+
+
+def test_twenty_messages_of_a_ticket_by_four_workers_arrive_in_order(committed_world: World, broker: Broker) -> None:
+    ticket, other = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
+    broker.behave(rate={"max": 10_000}, sendDelayMs=15)
+    rows = [queue(committed_world, one, f"{one.number}-{n:02}") for n in range(20) for one in (ticket, other)]
+
+    def work() -> None:
+        while any(reload(row).status in {"QUEUED", "SENDING"} for row in rows):
+            send(committed_world)
+
+    assert at_once(*[work] * 4) == [None] * 4
+    texts = broker.texts()
+    for one in (ticket, other):
+        assert [text for text in texts if text.startswith(f"{one.number}-")] == [
+            f"{one.number}-{n:02}" for n in range(20)
+        ]
+    assert {reload(row).status for row in rows} == {"SENT"} and len(texts) == 40
+    with tenant_scope(committed_world.ipe.pk):
+        assert sorted(Ticket.objects.values_list("outbound_count", flat=True)) == [20, 20]
+        assert OutboundAttempt.objects.count() == 40
+        shown = Message.objects.filter(ticket=ticket).order_by("sent_at", "position").values_list("content", flat=True)
+        assert list(shown)[1:] == [f"{ticket.number}-{n:02}" for n in range(20)]
+
+
+def test_two_doors_with_the_same_key_make_one_row(committed_world: World) -> None:
+    first, second = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
+    for round_ in range(5):
+        key = f"k{round_}"
+        same = at_once(*[lambda key=key: accept(committed_world, first, "oi", idempotency_key=key)] * 4)
+        assert {queued.message.pk for queued in same} == {same[0].message.pk}
+        assert sorted(queued.replayed for queued in same) == [False, True, True, True]
+        # Two tickets share no row lock: only the unique key stands between them.
+        crossed = at_once(
+            lambda key=key: accept(committed_world, first, "oi", idempotency_key=f"{key}x"),
+            lambda key=key: accept(committed_world, second, "oi", idempotency_key=f"{key}x"),
+        )
+        codes = sorted(getattr(one, "code", "QUEUED") for one in crossed)
+        assert codes == ["IDEMPOTENCY_KEY_REUSED", "QUEUED"]
+    with tenant_scope(committed_world.ipe.pk):
+        assert Message.objects.filter(direction="OUTBOUND").count() == 10
+        for ticket in Ticket.objects.all():
+            positions = list(ticket.messages.order_by("position").values_list("position", flat=True))
+            assert positions == list(range(1, ticket.last_position + 1))
+
+
+def test_two_agents_who_saw_the_same_message_collide_once(committed_world: World) -> None:
+    for round_ in range(5):
+        ticket = conversation(committed_world, phone=f"+551197777000{round_}")
+        with tenant_scope(committed_world.ipe.pk):
+            seen = Message.objects.get(ticket=ticket).pk
+        found = at_once(
+            *[
+                lambda author=author, ticket=ticket, seen=seen: accept(
+                    committed_world, ticket, author.name, author=author, expected_last_message_id=seen
+                )
+                for author in (committed_world.agent, committed_world.agent2)
+            ]
+        )
+        won = [one for one in found if isinstance(one, Queued)]
+        lost = [one for one in found if isinstance(one, NewerMessage)]
+        assert (len(won), len(lost)) == (1, 1)
+        assert lost[0].details["newer"][0]["content"] == won[0].message.content
+
+
+def test_cancel_against_claim_has_one_winner(committed_world: World) -> None:
+    ticket = conversation(committed_world)
+    for round_ in range(8):
+        message = queue(committed_world, ticket, str(round_))
+
+        def cancel(message: Message = message) -> Any:
+            with tenant_scope(committed_world.ipe.pk):
+                return cancel_message(actor=committed_world.agent, message_id=message.pk, now=timezone.now())
+
+        canceled, claimed = at_once(cancel, lambda: claims(committed_world))
+        status = reload(message).status
+        assert (status == "SENDING") == (len(claimed) == 1) == isinstance(canceled, AlreadySending)
+        assert status in {"SENDING", "CANCELED"}
+        sweep_outbox(now=timezone.now() + timedelta(minutes=2))
+
+
+def test_echo_and_answer_at_once_make_one_bubble(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    for round_ in range(6):
+        message = queue(committed_world, ticket, f"oi {round_}")
+        done: list[bool] = []
+
+        def let_in(done: list[bool] = done) -> None:
+            while not done or broker.hook.bodies:
+                broker.hook.let_in()
+
+        def work(done: list[bool] = done) -> None:
+            try:
+                send(committed_world)
+            finally:
+                done.append(True)
+
+        assert at_once(work, let_in) == [None, None]
+        assert reload(message).status in {"SENT", "DELIVERED"}
+    with tenant_scope(committed_world.ipe.pk):
+        after = Ticket.objects.get()
+        assert (Message.objects.count(), after.outbound_count, after.last_position) == (7, 6, 7)
+
+
+def test_line_of_another_tenant_is_not_sent_by_this_one(committed_world: World, broker: Broker) -> None:
+    message = queue(committed_world, conversation(committed_world))
+    send_due(session_id=committed_world.foreign_line.pk)
+    assert reload(message).status == "QUEUED" and broker.sent() == []
+
+
+# --- A real worker ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def worker_running(broker: Broker) -> Iterator[subprocess.Popen[bytes]]:
+    """The sending worker as it runs in production: Celery, the threads pool, the connection pool."""
+    environment = {**os.environ, "LEADENGINE_PROCESS": "sender", "WHATSAPP_BROKER_URL": broker.url}
+    command = [
+        sys.executable, "-W", "ignore", "-m", "celery", "-A", "leadengine.celery", "worker", "-P", "threads", "-c", "64",
+        "-Q", SENDING, "--without-gossip", "--without-mingle", "--without-heartbeat", "-l", "WARNING",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.communicate()
+
+
+def test_worker_sends_what_a_door_accepted_and_survives_a_flushed_redis(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    with worker_running(broker):
+        first = queue(committed_world, ticket, "um")
+        until(lambda: reload(first).status == "SENT", 30)
+        client().flushdb()
+        second = queue(committed_world, ticket, "dois")
+        client().delete(SENDING)  # the wake-up is lost
+        client().flushdb()
+        sweep_outbox(now=timezone.now())
+        until(lambda: reload(second).status == "SENT", 15)
+    assert broker.texts() == ["um", "dois"]
+
+
+def test_killed_worker_leaves_unconfirmed_and_the_echo_settles_it(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    broker.behave(sendDelayMs=8_000)
+    with worker_running(broker) as process:
+        message, behind = queue(committed_world, ticket, "um"), queue(committed_world, ticket, "dois")
+        until(lambda: reload(message).status == "SENDING", 30)
+        connection.close()
+        process.kill()
+        process.wait()
+    assert (reload(message).status, reload(behind).status) == ("SENDING", "QUEUED")
+    with tenant_scope(committed_world.ipe.pk):
+        Message.objects.filter(pk=message.pk).update(lease_until=timezone.now())
+    sweep_outbox(now=timezone.now())
+    assert reload(message).status == "UNCONFIRMED"
+    broker.behave(rate={"max": 10_000})
+    send(committed_world)
+    assert (reload(message).status, reload(behind).status) == ("UNCONFIRMED", "SENT")
+    # The broker, which was still typing when the worker died, sends it in the end.
+    broker.settle(lambda: reload(message).status in {"SENT", "DELIVERED"}, 40)
+    assert sorted(broker.texts()) == ["dois", "um"]
+    with tenant_scope(committed_world.ipe.pk):
+        assert Message.objects.count() == 3
+
+
+def test_stopped_worker_finishes_what_is_in_flight_and_leaves_the_rest(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    broker.behave(sendDelayMs=2000)
+    with worker_running(broker) as process:
+        rows = [queue(committed_world, ticket, str(n)) for n in range(4)]
+        until(lambda: reload(rows[0]).status == "SENDING", 30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert [reload(row).status for row in rows] == ["SENT", "QUEUED", "QUEUED", "QUEUED"]
+    assert broker.texts() == ["0"]

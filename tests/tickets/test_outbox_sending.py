@@ -1,0 +1,396 @@
+"""Sending through the real broker simulator: each outcome of spec/outbound.md section 8, order, pauses, expiry."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from leadengine.accounts.scopes import service_scope, tenant_scope
+from leads.models import ContactIdentity
+from tests.conftest import World
+from tests.outbound import Broker, broker_running, conversation, due_now, events_of, queue, reload, send
+from tests.whatsapp.wire import Wire, closed_port
+from tickets.models import Message, MessageMedia, OutboundAttempt, Ticket
+from tickets.services.outbox import sweep_outbox, wake_session
+from whatsapp.models import WhatsAppSession
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def broker(settings: Any) -> Iterator[Broker]:
+    with broker_running() as running:
+        settings.WHATSAPP_BROKER_URL = running.url
+        yield running
+
+
+def attempts(message: Message) -> list[tuple[int, str, str]]:
+    with service_scope("test"):
+        rows = OutboundAttempt.objects.filter(message=message).order_by("claimed_at")
+        return list(rows.values_list("number", "outcome", "code"))
+
+
+def ticket_of(world: World) -> Ticket:
+    with tenant_scope(world.ipe.pk):
+        return Ticket.objects.get()
+
+
+def test_accepted_message_leaves_once_and_climbs_to_read(committed_world: World, broker: Broker) -> None:
+    broker.behave(autoAck=[2, 3, 4])
+    ticket = conversation(committed_world)
+    message = queue(committed_world, ticket, "  Olá!\n")
+    before = ticket_of(committed_world)
+    assert (before.message_count, before.last_position) == (1, 2)  # it counts when it leaves
+    assert (reload(message).status, reload(message).wait_reason) == ("QUEUED", None)
+    assert send(committed_world) is None
+    sent = reload(message)
+    assert (sent.status, sent.attempts, sent.sent_at.microsecond) == ("SENT", 1, 0)
+    assert sent.external_id == broker.sent()[0]["id"] and broker.texts() == ["  Olá!\n"]
+    after = ticket_of(committed_world)
+    assert (after.message_count, after.outbound_count, after.unanswered_count, after.waiting_since) == (2, 1, 0, None)
+    assert (after.last_message_id, after.last_message_preview) == (message.pk, "Olá!")
+    assert attempts(message) == [(1, "SENT", "OK")]
+    broker.settle(lambda: reload(message).status == "READ")
+    final = reload(message)
+    assert final.delivered_at and final.read_at
+    with tenant_scope(committed_world.ipe.pk):
+        assert Message.objects.count() == 2  # its echoes made no second bubble
+
+
+def test_each_type_arrives_with_its_fields(committed_world: World, broker: Broker, settings: Any) -> None:
+    settings.OUTBOUND_MEDIA_ALLOW_PRIVATE = True
+    ticket = conversation(committed_world)
+    with Wire(200, "0" * 40, "image/png") as files:
+        url = f"{files.url}/a.png"
+        image = queue(
+            committed_world, ticket, payload={"type": "Image", "mediaUrl": url, "caption": "veja", "fileName": "a.png"}
+        )
+        voice = queue(
+            committed_world, ticket,
+            payload={"type": "audio", "media": {"url": url, "mimetype": "audio/ogg", "size": 40}, "voice": True},
+        )  # fmt: skip
+        poll = queue(
+            committed_world, ticket,
+            payload={"type": "poll", "poll": {"question": "Qual?", "options": ["a", "b"], "allowMultipleAnswers": True}},
+        )  # fmt: skip
+        send(committed_world)
+    assert [reload(message).status for message in (image, voice, poll)] == ["SENT"] * 3
+    first, second, third = broker.sent()
+    assert (first["type"], first["text"], first["media"]) == (
+        "image", "veja", {"mimetype": "image/png", "fileName": "a.png", "size": 40},
+    )  # fmt: skip
+    assert (second["type"], second["media"]["mimetype"]) == ("audio", "audio/ogg")
+    assert (third["type"], third["question"], third["options"]) == ("poll", "Qual?", ["a", "b"])
+    with tenant_scope(committed_world.ipe.pk):
+        media = MessageMedia.objects.get(message=image)
+        assert (media.state, media.media_type, media.source) == ("ready", "image", {"url": url})
+        shown = reload(image)
+        assert (shown.type, shown.caption, shown.content) == ("IMAGE", "veja", "")
+        assert "mediaUrl" not in (shown.payload or {})
+        assert MessageMedia.objects.get(message=voice).voice
+
+
+def test_offline_line_waits_as_one_and_leaves_in_order_when_it_connects(committed_world: World, broker: Broker) -> None:
+    first = conversation(committed_world)
+    second = conversation(committed_world, phone="+5511977776666")
+    broker.behave(offline=True)
+    rows = [queue(committed_world, first, "um"), queue(committed_world, second, "dois")]
+    send(committed_world)
+    rows += [
+        queue(committed_world, first, "três"),
+        queue(committed_world, conversation(committed_world, phone="+5511966665555"), "quatro"),
+    ]
+    send(committed_world)
+    waiting = [reload(row) for row in rows]
+    assert {(row.status, row.wait_reason, row.attempts) for row in waiting} == {("QUEUED", "SESSION_OFFLINE", 0)}
+    assert waiting[0].error is not None and waiting[0].error["code"] == "INSTANCE_DISCONNECTED"
+    assert waiting[0].not_before and 55 < (waiting[0].not_before - timezone.now()).total_seconds() <= 60
+    assert waiting[3].error is None  # held back with the line, never tried
+    assert attempts(rows[0]) == [] and broker.sent() == []
+    broker.behave()
+    send(committed_world)
+    assert broker.sent() == []  # not before its time, or the news of a connection
+    with tenant_scope(committed_world.ipe.pk):
+        wake_session(session_id=committed_world.line.pk, now=timezone.now())
+    send(committed_world)
+    assert [reload(row).status for row in rows] == ["SENT"] * 4
+    texts = broker.texts()
+    assert sorted(texts) == ["dois", "quatro", "três", "um"] and texts.index("um") < texts.index("três")
+
+
+def test_missing_instance_waits_like_an_offline_one(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    with service_scope("test"):
+        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="nowhere")
+    message = queue(committed_world, ticket)
+    send(committed_world)
+    row = reload(message)
+    assert (row.status, row.wait_reason, row.attempts) == ("QUEUED", "SESSION_OFFLINE", 0)
+    assert row.error is not None and row.error["code"] == "INSTANCE_NOT_FOUND"
+
+
+def test_rate_limit_of_the_broker_is_a_pause_of_the_line(committed_world: World, broker: Broker) -> None:
+    broker.behave(rate={"max": 2, "windowMs": 2000})
+    tickets = [conversation(committed_world, phone=f"+551198888000{n}") for n in range(4)]
+    rows = [queue(committed_world, ticket, str(n)) for n, ticket in enumerate(tickets)]
+    due = send(committed_world)
+    states = [reload(row) for row in rows]
+    assert sorted(row.status for row in states) == ["QUEUED", "QUEUED", "SENT", "SENT"]
+    held = [row for row in states if row.status == "QUEUED"]
+    assert {(row.wait_reason, row.attempts) for row in held} == {("PACING", 0)}
+    assert due is not None and 14 < (due - timezone.now()).total_seconds() < 19
+    newcomer = queue(committed_world, tickets[0])
+    assert reload(newcomer).wait_reason == "PACING"
+    broker.behave(rate={"max": 20})
+    due_now(committed_world)
+    send(committed_world)
+    assert {reload(row).status for row in [*rows, newcomer]} == {"SENT"} and len(broker.sent()) == 5
+
+
+def test_risk_pause_is_held_without_another_call(committed_world: World, broker: Broker) -> None:
+    broker.behave(risk={"threshold": 0})
+    ticket, known = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
+    broker.control("ipe-01/inbound", {"from": "5511977776666", "text": "Oi"})
+    first = queue(committed_world, ticket, "primeira")  # a fresh instance lets one stranger pass
+    held, behind = queue(committed_world, ticket, "um"), queue(committed_world, ticket, "dois")
+    assert send(committed_world) is None
+    assert reload(first).status == "SENT"
+    row = reload(held)
+    assert (row.status, row.wait_reason, row.not_before, row.attempts) == ("QUEUED", "RISK_PAUSED", None, 0)
+    with tenant_scope(committed_world.ipe.pk):
+        assert WhatsAppSession.objects.get().risk_paused
+    broker.behave()
+    answer = queue(committed_world, known, "conhecido")
+    send(committed_world)
+    assert sweep_outbox(now=timezone.now()) == 1  # `dois` is due, but behind
+    send(committed_world)
+    assert broker.texts() == ["primeira", "conhecido"] and reload(answer).status == "SENT"
+    assert reload(behind).status == "QUEUED" and reload(held).wait_reason == "RISK_PAUSED"
+
+
+def test_unreachable_broker_is_tried_again_and_seen_on_the_bubble(committed_world: World, settings: Any) -> None:
+    settings.WHATSAPP_BROKER_URL = f"http://127.0.0.1:{closed_port()}"
+    ticket = conversation(committed_world)
+    first, second = queue(committed_world, ticket, "um"), queue(committed_world, ticket, "dois")
+    assert reload(second).wait_reason == "ORDER"
+    for number, seconds in enumerate((2, 5, 15, 30, 60, 60), 1):
+        due_now(committed_world)
+        due = send(committed_world)
+        row = reload(first)
+        assert (row.status, row.wait_reason, row.attempts) == ("QUEUED", "RETRY", number)
+        assert row.error == {
+            "code": "BROKER_UNREACHABLE", "message": "O serviço do WhatsApp está fora do ar.", "retryable": True,
+        }  # fmt: skip
+        assert due is not None and due == row.not_before
+        assert seconds * 0.8 - 1 < (due - timezone.now()).total_seconds() <= seconds * 1.2
+        assert reload(second).attempts == 0  # its successor does not pass
+    assert attempts(first) == [(n, "QUEUED", "BROKER_UNREACHABLE") for n in range(1, 7)]
+    with broker_running() as broker:
+        settings.WHATSAPP_BROKER_URL = broker.url
+        due_now(committed_world)
+        send(committed_world)
+        assert broker.texts() == ["um", "dois"]
+    assert (reload(first).status, reload(first).error) == ("SENT", None)
+
+
+def test_retries_end_expired_with_their_cause_and_release_the_next(committed_world: World, settings: Any) -> None:
+    settings.WHATSAPP_BROKER_URL = f"http://127.0.0.1:{closed_port()}"
+    settings.OUTBOUND_MAX_ATTEMPTS = 2
+    ticket = conversation(committed_world)
+    first, second = queue(committed_world, ticket, "um"), queue(committed_world, ticket, "dois")
+    for _ in range(2):
+        due_now(committed_world)
+        send(committed_world)
+    row = reload(first)
+    assert row.status == "FAILED" and row.failed_at is not None and row.error is not None
+    assert (row.error["code"], row.error["cause"], row.error["retryable"]) == ("EXPIRED", "BROKER_UNREACHABLE", True)
+    assert reload(second).attempts == 1
+
+
+def test_sweeper_ends_what_waited_too_long(committed_world: World, broker: Broker, settings: Any) -> None:
+    broker.behave(offline=True)
+    ticket = conversation(committed_world)
+    message = queue(committed_world, ticket)
+    send(committed_world)
+    limit = timedelta(seconds=settings.OUTBOUND_MAX_AGE_SECONDS)
+    sweep_outbox(now=timezone.now() + limit - timedelta(seconds=5))
+    assert reload(message).status == "QUEUED"
+    sweep_outbox(now=timezone.now() + limit + timedelta(seconds=5))
+    row = reload(message)
+    assert row.status == "FAILED" and row.error is not None and row.wait_reason is None
+    assert (row.error["code"], row.error["cause"]) == ("EXPIRED", "INSTANCE_DISCONNECTED")
+
+
+def test_refused_key_is_retried_and_never_shown_as_our_own_401(
+    committed_world: World, broker: Broker, settings: Any
+) -> None:
+    settings.WHATSAPP_BROKER_API_KEY = ["wrong-key-of-ours"]
+    message = queue(committed_world, conversation(committed_world))
+    send(committed_world)
+    row = reload(message)
+    assert row.status == "QUEUED" and row.error is not None
+    assert (row.wait_reason, row.error["code"], row.attempts) == ("RETRY", "BROKER_AUTH", 1)
+    with tenant_scope(committed_world.ipe.pk):
+        attempt = OutboundAttempt.objects.get()
+        assert attempt.broker_status == 401 and "unauthorized" in attempt.broker_answer
+
+
+@pytest.mark.parametrize(
+    ("phone", "behaviour", "payload", "code"),
+    [
+        ("+5511988887777", {"exists": False}, {"text": "Olá"}, "INVALID_TO"),
+        ("+5511988887777", {}, {"type": "image", "mediaUrl": "http://127.0.0.1:9/x.png"}, "INVALID_MEDIA"),
+    ],
+)
+def test_refusals_end_at_once_and_release_the_next(
+    committed_world: World, broker: Broker, settings: Any, phone: str, behaviour: Any, payload: Any, code: str
+) -> None:
+    settings.OUTBOUND_MEDIA_ALLOW_PRIVATE = True
+    broker.behave(**behaviour)
+    ticket = conversation(committed_world, phone=phone)
+    message, after = queue(committed_world, ticket, payload=payload), queue(committed_world, ticket, "depois")
+    send(committed_world)
+    row = reload(message)
+    assert row.status == "FAILED" and row.error is not None
+    assert (row.error["code"], row.error["retryable"], row.attempts) == (code, False, 1)
+    assert attempts(message) == [(1, "FAILED", code)]
+    assert reload(after).status in {"SENT", "FAILED"}
+    assert ticket_of(committed_world).outbound_count == (reload(after).status == "SENT")
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "code", "left"),
+    [
+        ({"sendTimeout": True, "sendTimeoutMs": 50}, "BROKER_TIMEOUT", 1),
+        ({"dropResponse": True}, "BROKER_ERROR", 1),
+        ({"sendError": "boom"}, "BROKER_ERROR", 0),
+        ({"socketUnavailable": True}, "BROKER_ERROR", 0),
+    ],
+)
+def test_unknown_outcome_is_never_sent_again_and_an_echo_settles_it(
+    committed_world: World, broker: Broker, behaviour: Any, code: str, left: int
+) -> None:
+    broker.behave(**behaviour)
+    ticket = conversation(committed_world)
+    message, after = queue(committed_world, ticket, "talvez"), queue(committed_world, ticket, "depois")
+    send(committed_world)
+    row = reload(message)
+    assert row.status == "UNCONFIRMED" and row.error is not None
+    assert (row.error["code"], row.error["retryable"]) == (code, False)
+    assert attempts(message) == [(1, "UNCONFIRMED", code)]
+    assert reload(after).attempts == 1  # it was released
+    broker.behave()
+    due_now(committed_world)
+    sweep_outbox(now=timezone.now())
+    send(committed_world)
+    if left:
+        broker.settle(lambda: reload(message).status in {"SENT", "DELIVERED"} and reload(after).external_id)
+        assert [one["text"] for one in broker.sent()] == ["talvez", "depois"]
+        assert ticket_of(committed_world).outbound_count == 2
+    else:
+        assert reload(message).status == "UNCONFIRMED" and broker.sent() == []
+    with tenant_scope(committed_world.ipe.pk):
+        assert Message.objects.count() == 3
+
+
+def test_read_timeout_and_html_are_unknown(committed_world: World, settings: Any) -> None:
+    ticket = conversation(committed_world)
+    settings.WHATSAPP_BROKER_SEND_TIMEOUT_MS = 300
+    with broker_running() as broker:
+        settings.WHATSAPP_BROKER_URL = broker.url
+        broker.behave(sendDelayMs=1000)
+        slow = queue(committed_world, ticket, "lenta")
+        send(committed_world)
+        assert reload(slow).status == "UNCONFIRMED" and (reload(slow).error or {})["code"] == "BROKER_TIMEOUT"
+        broker.settle(lambda: reload(slow).status in {"SENT", "DELIVERED"})
+        assert broker.texts() == ["lenta"]
+    with Wire(200, "<html>dashboard</html>", "text/html") as wire:
+        settings.WHATSAPP_BROKER_URL = wire.url
+        page = queue(committed_world, ticket, "página")
+        send(committed_world)
+        assert reload(page).status == "UNCONFIRMED" and (reload(page).error or {})["code"] == "BROKER_ERROR"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (201, '{"id": "X1", "status": "PENDING"}', ("SENT", "X1", None)),
+        (200, '{"key": {"id": "X1"}}', ("SENT", "X1", None)),
+        (200, '{"status": 1}', ("SENT", None, None)),
+        (200, '{"id": "X1", "status": 0}', ("FAILED", "X1", "MESSAGE_REJECTED")),
+        (200, '{"id": "X1", "error": "boom"}', ("UNCONFIRMED", None, "BROKER_ERROR")),
+        (502, "Bad Gateway", ("UNCONFIRMED", None, "BROKER_ERROR")),
+        (302, "", ("UNCONFIRMED", None, "BROKER_ERROR")),
+        (404, "<html>Cannot POST</html>", ("FAILED", None, "UNSUPPORTED_OPERATION")),
+        (422, '{"error": "texto proibido"}', ("FAILED", None, "MESSAGE_REJECTED")),
+    ],
+)
+def test_odd_answers(committed_world: World, settings: Any, status: int, body: str, expected: Any) -> None:
+    ticket = conversation(committed_world)
+    with Wire(status, body) as wire:
+        settings.WHATSAPP_BROKER_URL = wire.url
+        message = queue(committed_world, ticket)
+        send(committed_world)
+    row = reload(message)
+    assert (row.status, row.external_id, (row.error or {}).get("code")) == expected
+
+
+def test_first_message_asks_for_the_address_and_keeps_it(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    with tenant_scope(committed_world.ipe.pk):
+        ContactIdentity.objects.filter(kind="wa_address").delete()
+    message = queue(committed_world, ticket)
+    send(committed_world)
+    assert reload(message).status == "SENT"
+    with tenant_scope(committed_world.ipe.pk):
+        identity = ContactIdentity.objects.get(kind="wa_address")
+        assert (identity.contact_id, identity.value) == (ticket.contact_id, broker.sent()[0]["to"])
+        ContactIdentity.objects.filter(kind="wa_address").delete()
+    broker.behave(exists=False)
+    unknown = queue(committed_world, ticket)
+    send(committed_world)
+    assert (reload(unknown).error or {})["code"] == "INVALID_TO" and len(broker.sent()) == 1
+
+
+def test_private_address_behind_a_public_name_is_refused_by_the_sender(
+    committed_world: World, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = conversation(committed_world)
+    message = queue(committed_world, ticket, payload={"type": "image", "mediaUrl": "http://files.example.com/a.png"})
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(2, 1, 6, "", ("10.0.0.7", 0))])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("whatsapp.broker.call", lambda *_, **__: pytest.fail("the broker was asked"))
+        send(committed_world)
+    assert (reload(message).status, (reload(message).error or {})["code"]) == ("FAILED", "INVALID_MEDIA")
+
+
+def test_every_change_is_told(committed_world: World, broker: Broker) -> None:
+    ticket = conversation(committed_world)
+    broker.behave(offline=True)
+    with events_of(committed_world) as events:
+        message = queue(committed_world, ticket, "Olá")
+        send(committed_world)
+        broker.behave()
+        due_now(committed_world)
+        send(committed_world)
+        told = events()
+    assert [name for name, _ in told] == [
+        "messages.new", "ticket.message",  # accepted
+        "message.updated", "message.updated",  # sending, waiting
+        "message.updated", "message.updated", "ticket.updated",  # sending, sent
+    ]  # fmt: skip
+    new, grown, sending, waiting, _, sent, moved = [data for _, data in told]
+    assert (new["messageId"], new["message"]["status"], new["preview"]) == (str(message.pk), "QUEUED", "Olá")
+    assert (grown["message"]["id"], grown["message"]["status"], grown["timeline"]) == (str(message.pk), "QUEUED", {})
+    assert grown["message"]["author"] == {"id": str(committed_world.agent.pk), "name": "Ana"}
+    assert (sending["changes"]["status"], sending["version"]) == ("SENDING", 1)
+    assert (waiting["changes"]["status"], waiting["changes"]["waitReason"]) == ("QUEUED", "SESSION_OFFLINE")
+    assert waiting["changes"]["notBefore"] and waiting["changes"]["error"]["code"] == "INSTANCE_DISCONNECTED"
+    assert (sent["changes"]["status"], sent["changes"]["error"], sent["version"]) == ("SENT", None, 4)
+    assert sent["changes"]["externalId"] == reload(message).external_id
+    assert (moved["timeline"]["outboundCount"], moved["timeline"]["unansweredCount"]) == (1, 0)

@@ -1,0 +1,266 @@
+"""How sessions and webhook events look from outside. Never a key, a QR code or a stored body that was not asked for."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+
+from leadengine.accounts.api.schema import Shape
+from tickets.services.shapes import iso
+from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
+from whatsapp.normalizers import normalize
+
+STALE_AFTER = timedelta(seconds=30)
+_Status = WhatsAppSession.Status
+# Native state, what people read, and the colour it has (spec/sessions.md section 2).
+_STATES = {
+    _Status.DISCONNECTED: ("disconnected", "Desconectada", "neutral"),
+    _Status.CONNECTING: ("connecting", "Conectando", "info"),
+    _Status.QRCODE: ("qr_required", "Aguardando QR code", "warning"),
+    _Status.CONNECTED: ("connected", "Conectada", "success"),
+    _Status.ERROR: ("error", "Com erro", "danger"),
+    _Status.DUPLICATE: ("disconnected", "Número conectado em outro lugar", "warning"),
+    _Status.LOGGED_OUT: ("disconnected", "Sessão encerrada no aparelho", "danger"),
+}
+
+
+class CircuitShape(Shape):
+    state: str
+
+
+class LineShape(Shape):
+    """What every agent may know of a line: whether an answer can leave."""
+
+    id: UUID
+    name: str
+    status: str
+    connected: bool
+    circuit: CircuitShape
+
+
+class StatusInfoShape(Shape):
+    label: str
+    variant: str
+
+
+class EvidenceShape(Shape):
+    last_inbound_at: datetime | None
+    last_ack_at: datetime | None
+    last_probe_at: datetime | None
+    last_synced_at: datetime | None
+    strikes: int
+    stale: bool
+    silent: bool
+
+
+class ReconnectShape(Shape):
+    attempts: int
+    started_at: datetime | None
+    next_attempt_at: datetime | None
+
+
+class InstanceShape(Shape):
+    """`fields=basic` leaves out what is null here by default."""
+
+    id: UUID
+    instance_id: str
+    broker_id: str | None
+    name: str
+    owner_id: UUID
+    status: str
+    connected: bool
+    status_info: StatusInfoShape
+    phone_number: str | None
+    version: int
+    desired_state: str | None = None
+    auto_reconnect: bool | None = None
+    profile_name: str | None = None
+    has_qr: bool | None = None
+    qr_expires_at: datetime | None = None
+    evidence: EvidenceShape | None = None
+    reauth_reason: str | None = None
+    duplicate_reason: str | None = None
+    last_error: dict[str, Any] | None = None
+    reconnect: ReconnectShape | None = None
+    circuit: CircuitShape | None = None
+    risk_paused: bool | None = None
+    capabilities: dict[str, Any] | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    last_activity: datetime | None = None
+
+
+class WebhookEventShape(Shape):
+    id: UUID
+    session_id: UUID | None
+    instance_id: str
+    kind: str
+    source: str
+    status: str
+    reason: str
+    queued: int
+    attempts: int
+    error: str
+    request_id: str
+    received_at: datetime
+    processed_at: datetime | None
+
+
+class WebhookItemShape(Shape):
+    """`canonical`: what the normaliser makes of it today; null for what is no message and for bodies that are gone."""
+
+    index: int
+    kind: str
+    external_id: str | None
+    fate: str
+    reason: str
+    message_id: UUID | None
+    attempts: int
+    error: str
+    canonical: dict[str, Any] | None
+
+
+class WebhookEventDetailShape(WebhookEventShape):
+    items: list[WebhookItemShape]
+    body: str | None = None
+
+
+def line_json(session: WhatsAppSession) -> dict[str, Any]:
+    """A line, for any agent of the tenant."""
+    return {
+        "id": str(session.pk),
+        "name": session.session_name,
+        "status": _state_of(session)[0],
+        "connected": session.connected,
+        "circuit": _circuit(),
+    }
+
+
+def instance_json(session: WhatsAppSession, *, full: bool, now: datetime) -> dict[str, Any]:
+    """A connection, for its owner and supervisors."""
+    status, label, variant = _state_of(session)
+    shown: dict[str, Any] = {
+        "id": str(session.pk),
+        "instanceId": session.connection_id,
+        "brokerId": session.broker_instance_id,
+        "name": session.session_name,
+        "ownerId": str(session.owner_id),
+        "status": status,
+        "connected": session.connected,
+        "statusInfo": {"label": label, "variant": variant},
+        "phoneNumber": session.phone_number,
+        "version": session.version,
+    }
+    return shown | _rest_of(session, now) if full else shown
+
+
+def event_json(event: WebhookEvent) -> dict[str, Any]:
+    """A line of the ledger."""
+    return {
+        "id": str(event.pk),
+        "sessionId": str(event.session_id) if event.session_id else None,
+        "instanceId": event.instance_id,
+        "kind": event.kind,
+        "source": event.source,
+        "status": event.status,
+        "reason": event.reason,
+        "queued": event.queued,
+        "attempts": event.attempts,
+        "error": event.error,
+        "requestId": event.request_id,
+        "receivedAt": iso(event.received_at),
+        "processedAt": iso(event.processed_at),
+    }
+
+
+def event_detail_json(event: WebhookEvent, *, with_body: bool) -> dict[str, Any]:
+    """A line of the ledger with its items, and the body as it came when that was asked for."""
+    text = zlib.decompress(bytes(event.body)).decode("utf-8-sig", "replace") if event.body else None
+    canonical = _canonical(event, text)
+    items = [_item_json(item, canonical.get(item.index)) for item in event.items.order_by("index")]
+    return {**event_json(event), "items": items, **({"body": text} if with_body else {})}
+
+
+def _state_of(session: WhatsAppSession) -> tuple[str, str, str]:
+    if session.status == _Status.CONNECTING and session.reconnect_started_at:
+        return "reconnecting", "Reconectando", "warning"
+    if session.status == _Status.CONNECTING and session.broker_confirmed_at is None:
+        return "pending", "Criando", "info"
+    return _STATES[_Status(session.status)]
+
+
+def _rest_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
+    synced = session.last_synced_at
+    has_qr = bool(session.qr_code) and (session.qr_expires_at is None or session.qr_expires_at > now)
+    return {
+        "desiredState": session.desired_state,
+        "autoReconnect": session.auto_reconnect,
+        "profileName": session.profile_name,
+        "hasQr": has_qr,
+        "qrExpiresAt": iso(session.qr_expires_at) if has_qr else None,
+        "evidence": {
+            "lastInboundAt": iso(session.last_inbound_at),
+            "lastAckAt": iso(session.last_ack_at),
+            "lastProbeAt": iso(session.last_probe_at),
+            "lastSyncedAt": iso(synced),
+            "strikes": session.strikes,
+            "stale": synced is None or now - synced > STALE_AFTER,
+            "silent": False,  # nothing watches for silence yet
+        },
+        "reauthReason": session.reauth_reason,
+        "duplicateReason": session.duplicate_reason,
+        "lastError": session.last_error,
+        "reconnect": {
+            "attempts": session.reconnect_attempts,
+            "startedAt": iso(session.reconnect_started_at),
+            "nextAttemptAt": iso(session.next_attempt_at),
+        },
+        "circuit": _circuit(),
+        "riskPaused": session.risk_paused,
+        "capabilities": session.capabilities,
+        "createdAt": iso(session.created_at),
+        "updatedAt": iso(session.updated_at),
+        "lastActivity": iso(session.last_activity_at),
+    }
+
+
+def _circuit() -> dict[str, str]:
+    """The breaker of a session; it is always closed until sends have one (spec/outbound.md section 9)."""
+    return {"state": "closed"}
+
+
+def _canonical(event: WebhookEvent, text: str | None) -> dict[int, dict[str, Any] | None]:
+    """The canonical event of each item; a rejected body is no JSON."""
+    if text is None or event.status == WebhookEvent.Status.REJECTED:
+        return {}
+    items = normalize(
+        json.loads(text),
+        received_at=event.received_at,
+        raw_fallback=settings.WHATSAPP_RAW_FALLBACK_ENABLED,
+        default_instance_id=settings.WHATSAPP_DEFAULT_INSTANCE_ID or None,
+    )
+    return {index: _encodable(item.canonical) for index, item in enumerate(items)}
+
+
+def _encodable(canonical: Any) -> Any:
+    """A lone surrogate of the broker's cannot be written as UTF-8."""
+    return json.loads(json.dumps(canonical, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _item_json(item: WebhookItem, canonical: dict[str, Any] | None) -> dict[str, Any]:
+    return {
+        "index": item.index,
+        "kind": item.kind,
+        "externalId": item.external_id,
+        "fate": item.fate,
+        "reason": item.reason,
+        "messageId": str(item.message_id) if item.message_id else None,
+        "attempts": item.attempts,
+        "error": item.error,
+        "canonical": canonical,
+    }

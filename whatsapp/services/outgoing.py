@@ -1,0 +1,88 @@
+"""Messages to a number or a contact, for callers who know no ticket (spec/outbound.md section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from leadengine.errors import DomainError, NotFound
+from leads.models import Contact, ContactIdentity
+from leads.services import Person, upsert_contacts
+from tickets.models import Ticket
+from tickets.services.outbox import Queued, Wish, queue_to_contact
+from tickets.services.outbox.refusals import ContactPhoneMismatch, InstanceRequired
+from tickets.transports import Line
+from whatsapp.addresses import canonical_phone
+from whatsapp.services.lines import find_line
+
+_BLANKS = str.maketrans("", "", " \t\u00a0-.()")
+
+
+class InvalidTo(DomainError):
+    """O número é inválido. Use +55 DDD número, ou + e o código do país."""
+
+    code = "INVALID_TO"
+    status = 400
+
+
+def read_to(value: str) -> str:
+    """The phone, E.164, that a caller wrote: with `+` as it is, 10 or 11 digits as Brazilian, 12 or 13 with 55.
+
+    A foreign number is never turned into a Brazilian one. Raises: InvalidTo.
+    """
+    text = value.translate(_BLANKS)
+    digits = text.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit()):
+        raise InvalidTo
+    if not text.startswith("+"):
+        if len(digits) in {10, 11}:
+            digits = f"55{digits}"
+        elif not (len(digits) in {12, 13} and digits.startswith("55")):
+            raise InvalidTo
+    phone = canonical_phone(digits)
+    if phone is None:
+        raise InvalidTo
+    return phone
+
+
+def queue_to_number(*, line: Line, to: str, wish: Wish, now: datetime) -> Queued:
+    """Accept a message to a number on a line; its contact is found by identity or created.
+
+    Raises: InvalidTo, and what queue_to_contact raises.
+    """
+    phone = read_to(to)
+    people = [Person((("phone", phone),))]
+    contact = upsert_contacts(tenant_id=line.tenant_id, people=people, now=now)[0]
+    return queue_to_contact(contact_id=contact.id, line=line, wish=wish, now=now, target=f"number:{phone}")
+
+
+def queue_to_known(*, contact_id: UUID, to: str | None, wish: Wish, now: datetime) -> Queued:
+    """Accept a message to a contact, on the wish's line or the one they last wrote on.
+
+    Raises: NotFound, InvalidTo, ContactPhoneMismatch for a phone that is not theirs, InstanceRequired, and what
+    queue_to_contact raises.
+    """
+    contact = Contact.objects.filter(pk=contact_id).only("id", "tenant_id").first()
+    if contact is None:
+        raise NotFound("Contato não encontrado.")
+    if to is not None:
+        phone = read_to(to)
+        own = ContactIdentity.objects.filter(contact=contact, kind=ContactIdentity.Kind.PHONE)
+        phones = list(own.order_by("-is_primary", "id").values_list("value", flat=True))
+        if phone not in phones:
+            raise ContactPhoneMismatch
+        wish = replace(wish, to=phone if phone != phones[0] else None)
+    line = wish.session or _last_line(contact)
+    return queue_to_contact(contact_id=contact_id, line=line, wish=wish, now=now, target=f"contact:{contact_id}:{to}")
+
+
+def _last_line(contact: Contact) -> Line:
+    rows = Ticket.objects.for_tenant(contact.tenant_id).filter(contact=contact, session_id__isnull=False)
+    session_id = rows.order_by("-number").values_list("session_id", flat=True).first()
+    line = find_line(session_id) if session_id else None
+    if line is not None and line.replaced_by is not None:
+        line = find_line(line.replaced_by)
+    if line is None:
+        raise InstanceRequired
+    return line
