@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,9 +12,7 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "leadengine.settings")
 _django = get_asgi_application()
 
-from asgiref.sync import sync_to_async  # noqa: E402 - Django is set up above
-from asgiref.wsgi import WsgiToAsgiInstance  # noqa: E402
-from django.conf import settings  # noqa: E402
+from django.conf import settings  # noqa: E402 - Django is set up above
 from whitenoise import WhiteNoise  # noqa: E402
 
 from leadengine.realtime.consumer import SocketConsumer  # noqa: E402
@@ -26,26 +25,32 @@ DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
 _webhook = slim_application(WebhookView.as_view())
 _socket = SocketConsumer.as_asgi()
 
-
-def _no_such_file(_environ: Any, start_response: Callable[..., Any]) -> list[bytes]:
-    start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
-    return [b""]
-
-
 settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 _files = WhiteNoise(
-    _no_such_file,
+    None,
     root=str(settings.STATIC_ROOT),
     prefix=settings.STATIC_URL,
     immutable_file_test=r"\.[0-9a-f]{12}\.",
 )
 
 
-class _StaticFiles(WsgiToAsgiInstance):
-    """Files from a pool of threads. On asgiref's one shared thread, files asked for at once met an executor that had
-    just ended, and a page came without one of its scripts (`CurrentThreadExecutor already quit`)."""
-
-    run_wsgi_app = sync_to_async(WsgiToAsgiInstance.__dict__["run_wsgi_app"].func, thread_sensitive=False)
+async def _send_file(scope: Scope, send: Callable[[Any], Awaitable[None]]) -> None:
+    """A static file. Not through WsgiToAsgi: it answers from a thread by async_to_sync, whose executor stays in the
+    context of the connection and breaks the next request on it (500, `CurrentThreadExecutor already quit`)."""
+    file = _files.files.get(scope["path"])
+    if file is None:
+        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+        return
+    names = ((name.decode("latin-1").upper().replace("-", "_"), value) for name, value in scope["headers"])
+    answer = file.get_response(scope["method"], {f"HTTP_{name}": value.decode("latin-1") for name, value in names})
+    body = b""
+    if answer.file is not None:
+        with answer.file:
+            body = await asyncio.to_thread(answer.file.read)
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+    await send({"type": "http.response.start", "status": int(answer.status), "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 async def _no_such_socket(_scope: Scope, _receive: Any, send: Any) -> None:
@@ -61,7 +66,7 @@ async def application(
         if path.rstrip("/") in DOORS:
             await _webhook(scope, receive, send)
         elif path.startswith(settings.STATIC_URL):
-            await _StaticFiles(_files)(scope, receive, send)  # type: ignore[no-untyped-call]
+            await _send_file(scope, send)
         else:
             await _django(scope, receive, send)
     elif scope["type"] == "websocket":

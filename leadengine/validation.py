@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from leadengine.errors import ValidationFailed
 
@@ -28,6 +29,8 @@ _SAID = {
     "datetime_parsing": "Deve ser uma data ISO 8601.",
     "datetime_from_date_parsing": "Deve ser uma data ISO 8601.",
     "timezone_aware": "A data deve dizer o fuso.",
+    "string_pattern_mismatch": "Formato inválido.",
+    "value_error": "{error}",
 }
 
 
@@ -35,10 +38,12 @@ def refusal(error: ValidationError) -> ValidationFailed:
     """Every bad field with its path (`a.b.0`) and what is wrong with it, in `details.errors`."""
     return ValidationFailed(
         [
-            {
-                "field": ".".join(str(part) for part in one["loc"]),
-                "message": _SAID.get(one["type"], one["msg"]).format(**one.get("ctx", {})),
-            }
+            {"field": ".".join(str(part) for part in one["loc"]), "message": _sentence(one)}
             for one in error.errors(include_url=False, include_input=False)
         ]
     )
+
+
+def _sentence(one: ErrorDetails) -> str:
+    said = _SAID.get(one["type"])
+    return said.format(**one.get("ctx", {})) if said else one["msg"]

@@ -13,19 +13,24 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminColorInputWidget
 
 from leadengine.accounts.admin import people
 from leadengine.accounts.models import User
-from leadengine.admin_site.base import BackOfficeAdmin, rows_of_tenant
-from leadengine.admin_site.display import EMPTY, chip, column, link, moment, phone, swatch, when
+from leadengine.admin_site.base import BackOfficeAdmin, paired, rows_of_tenant
+from leadengine.admin_site.display import EMPTY, called, chip, column, link, moment, phone, swatch, when
 from leadengine.admin_site.filters import choices_of, pick, rows_of
 from leadengine.admin_site.site import person
 from leads.models import Contact, ContactIdentity, Lead, LeadActivity, PipelineStage, Tag
 from leads.services import save_contact, save_stage, save_tag
 
 _MOST_HITS = 200
+_KINDS = {
+    "phone": _("phone number"), "wa_address": _("WhatsApp number"), "lid": _("WhatsApp id (LID)"),
+    "jid": _("WhatsApp address"),
+}  # fmt: skip
 _SHOWN_ACTIVITIES = 20
 
 
@@ -51,7 +56,7 @@ def number_of(contact: Contact) -> str:
 class ColourForm(forms.ModelForm):  # type: ignore[type-arg]
     """A form whose `colour` is a colour."""
 
-    colour = forms.RegexField(r"^#[0-9a-fA-F]{6}$", label=_("colour"), widget=UnfoldAdminColorInputWidget)
+    colour = forms.RegexField(r"^#[0-9a-fA-F]{6}$", label=capfirst(_("colour")), widget=UnfoldAdminColorInputWidget)
 
 
 @admin.register(Contact)
@@ -59,7 +64,7 @@ class ContactAdmin(BackOfficeAdmin):
     reads, writes, editable = "contacts:read", "contacts:write", ("name", "notes")
     labels = {"notes": _("notes")}
     newest = ("name", "pk")
-    list_display = ("called", "number", "kind_chip", "source_of_name", "stage", "last_seen", "blocked")
+    list_display = ("who", "number", "kind_chip", "source_of_name", "stage", "last_seen", "blocked")
     list_select_related = ("lead__stage",)
     list_filter = (
         choices_of("kind", _("kind"), Contact.Kind.choices),
@@ -71,7 +76,7 @@ class ContactAdmin(BackOfficeAdmin):
     fieldsets = (
         (None, {"fields": ("name", "source_of_name", "kind_chip", "blocked", "notes")}),
         (_("Addresses"), {"fields": ("addresses",)}),
-        (_("Service"), {"fields": ("lead_link", "tickets", "last_seen", "first_seen")}),
+        (_("Service"), {"fields": paired("lead_link", "tickets", "last_seen", "first_seen")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -86,11 +91,11 @@ class ContactAdmin(BackOfficeAdmin):
         save_contact(actor=person(request), contact=row)
 
     @column(_("name"), header=True)
-    def called(self, contact: Contact) -> list[str]:
+    def who(self, contact: Contact) -> list[str]:
         initials = "".join(word[0] for word in contact.name.split()[:2] if word[0].isalpha())
-        return [contact.name, "", initials.upper() or "#"]
+        return [called(contact.name), "", initials.upper() or "#"]
 
-    @column(_("phone"))
+    @column(_("phone number"))
     def number(self, contact: Contact) -> str:
         return number_of(contact)
 
@@ -122,7 +127,7 @@ class ContactAdmin(BackOfficeAdmin):
     @column(_("addresses"))
     def addresses(self, contact: Contact) -> Any:
         rows = [
-            (identity.get_kind_display(), phone(identity.value), _("main") if identity.is_primary else "")
+            (_KINDS[identity.kind], phone(identity.value), _("main") if identity.is_primary else "")
             for identity in contact.identities.all()
         ]
         body = format_html_join("", "<tr><th>{}</th><td>{}</td><td>{}</td></tr>", rows)
@@ -154,8 +159,8 @@ class LeadAdmin(BackOfficeAdmin):
     search_fields = ("contact__name",)
     search_help_text = _("Name or number")
     fieldsets = (
-        (None, {"fields": ("who", "stage_swatch", "worth", "chance", "owned", "source")}),
-        (_("Contact"), {"fields": ("last_contact", "follow_up", "expected_close_date", "lost_reason")}),
+        (None, {"fields": paired("who", "stage_swatch", "worth", "chance", "owned", "source")}),
+        (_("Contact"), {"fields": paired("last_contact", "follow_up", "expected_close_date", "lost_reason")}),
         (_("Activities"), {"fields": ("activities",)}),
     )
 
@@ -166,7 +171,7 @@ class LeadAdmin(BackOfficeAdmin):
 
     @column(_("contact"))
     def who(self, lead: Lead) -> Any:
-        return link(Contact, lead.contact_id, lead.contact.name)
+        return link(Contact, lead.contact_id, called(lead.contact.name))
 
     @column(_("stage"))
     def stage_swatch(self, lead: Lead) -> SafeString:

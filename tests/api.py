@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from django.test import Client
@@ -27,11 +28,8 @@ def by_key(user: User) -> Client:
 
 def send(client: Client, method: str, url: str, body: Any = None) -> tuple[int, Any]:
     """Call with a JSON body; (status, the JSON of the answer or None)."""
-    response = (
-        getattr(client, method)(url, body, content_type="application/json")
-        if body is not None
-        else getattr(client, method)(url)
-    )
+    text = "" if body is None else json.dumps(body)
+    response = client.generic(method.upper(), url, text, content_type="application/json")
     is_json = response.headers.get("Content-Type", "").startswith("application/json")
     return response.status_code, response.json() if is_json and response.content else None
 

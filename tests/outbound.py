@@ -140,7 +140,8 @@ def events_of(world: World) -> Iterator[Callable[[], list[tuple[str, Any]]]]:
     """Listen to the tenant's realtime events; the call gives those so far as (name, data), in order."""
     layer: Any = get_channel_layer()
     told: list[tuple[str, Any]] = []
-    with client().pubsub() as listener:
+    listener: Any
+    with client().pubsub() as listener:  # type: ignore[no-untyped-call]
         listener.subscribe(f"{layer.prefix}__group__{group_of(world.ipe.pk)}")
         until(lambda: (listener.get_message() or {}).get("type") == "subscribe")
 
@@ -167,13 +168,14 @@ def conversation(world: World, text: str = "Oi", **event: Any) -> Ticket:
     event.setdefault("sent_at", datetime.now(UTC).replace(microsecond=0))
     receive(text_event(text, **event))
     with tenant_scope(world.ipe.pk):
-        return Ticket.objects.filter(contact__identities__value=event.get("phone", MARIA)).latest("number")
+        found: Ticket = Ticket.objects.filter(contact__identities__value=event.get("phone", MARIA)).latest("number")
+        return found
 
 
 def accept(world: World, ticket: Ticket, text: str = "Olá", *, author: User | None = None, **more: Any) -> Queued:
     """Accept a text as an agent's composer would; committed."""
     author = author or world.agent
-    fields = {"payload": {"text": text}, "now": timezone.now()} | more
+    fields: dict[str, Any] = {"payload": {"text": text}, "now": timezone.now()} | more
     with user_scope(author):
         return queue_message(ticket_id=ticket.pk, author=author, **fields)
 
@@ -202,7 +204,8 @@ def due_now(world: World) -> None:
 
 def at_once(*jobs: Callable[[], Any]) -> list[Any]:
     """Run jobs in threads that start together; their results or exceptions, in order."""
-    gate, results = threading.Barrier(len(jobs)), [None] * len(jobs)
+    gate = threading.Barrier(len(jobs))
+    results: list[Any] = [None] * len(jobs)
 
     def run(index: int, job: Callable[[], Any]) -> None:
         gate.wait()

@@ -187,7 +187,7 @@ class WhatsAppAtendimento(models.Model):
         ]  # fmt: skip
 
     def __str__(self) -> str:
-        return f"{self.status} {self.id}"
+        return self.get_status_display()
 
 
 class SessionEvent(TenantOwned):

@@ -16,7 +16,7 @@ from unfold.enums import ActionVariant
 
 from leadengine.accounts.models import ApiKey, AuditLog, Tenant, User
 from leadengine.accounts.services import revoke_api_key
-from leadengine.admin_site.base import BackOfficeAdmin, dialog, rows_of_tenant
+from leadengine.admin_site.base import BackOfficeAdmin, dialog, paired, rows_of_tenant
 from leadengine.admin_site.display import EMPTY, chip, column, link, mask_numbers, moment, sees_phones, when
 from leadengine.admin_site.filters import pick, rows_of
 from leadengine.admin_site.site import person
@@ -39,7 +39,7 @@ class TenantAdmin(BackOfficeAdmin):
     labels = {
         "name": _("name"), "slug": _("short name"), "timezone": _("time zone"), "locale": _("language")
     }  # fmt: skip
-    fieldsets = ((None, {"fields": ("name", "slug", "active", "timezone", "locale", "created")}),)
+    fieldsets = ((None, {"fields": paired("name", "active", "slug", "created", "timezone", "locale")}),)
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return person(request).is_superuser
@@ -87,7 +87,9 @@ class ApiKeyAdmin(BackOfficeAdmin):
     )
     search_fields = ("name", "prefix")
     labels = {"kind": _("kind"), "scopes": _("scopes")}
-    fieldsets = ((None, {"fields": ("label", "of", "kind", "status", "scopes", "made", "used", "expires", "revoked")}),)
+    fieldsets = (
+        (None, {"fields": paired("label", "status", "of", "kind", "made", "used", "expires", "revoked", "scopes")}),
+    )
     actions_detail = ("revoke",)
 
     @column(_("key"))
@@ -145,7 +147,7 @@ class AuditLogAdmin(BackOfficeAdmin):
     list_filter = (rows_of("actor", _("user"), "actor_id", people),)
     newest = ("-at",)
     labels = {"ip": _("address"), "request_id": _("request id")}
-    fieldsets = ((None, {"fields": ("time", "who", "deed", "what", "difference", "ip", "request_id")}),)
+    fieldsets = ((None, {"fields": (*paired("time", "who", "deed", "what", "ip", "request_id"), "difference")}),)
 
     @column(_("time"))
     def time(self, entry: AuditLog) -> Any:

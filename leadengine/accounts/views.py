@@ -11,7 +11,7 @@ from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.middleware.csrf import get_token
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect, render, resolve_url
 from django.utils import timezone, translation
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
@@ -108,7 +108,7 @@ def desk_state(request: HttpRequest) -> HttpResponse:
 def language(request: HttpRequest) -> HttpResponse:
     """Choose the language of the pages before the login; after it, the account decides."""
     chosen = request.POST.get("language", "")
-    response = redirect(f"{settings.LOGIN_URL}?{urlencode({'next': _safe_target(request)})}")
+    response = redirect(f"{resolve_url(settings.LOGIN_URL)}?{urlencode({'next': _safe_target(request)})}")
     if chosen in dict(settings.LANGUAGES):
         response.set_cookie(
             settings.LANGUAGE_COOKIE_NAME,

@@ -15,6 +15,7 @@ from django.db.models import Field, Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.functional import Promise
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.dataclasses import UnfoldAction
 from unfold.decorators import action
@@ -40,13 +41,16 @@ class InfinitePaginator(EndlessPaginator):
 class TenantWall:
     """The first wall: rows of the tenant only, in lists, forms and choices. Row level security is the second.
 
-    `labels` names the fields whose model has no words for people.
+    `labels` names the fields whose model has no words for people, `plural` the screen where the model's name is none.
     """
 
     labels: ClassVar[Mapping[str, Words]] = {}
+    plural: ClassVar[Words] = ""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        if self.plural:
+            self.opts.verbose_name_plural = self.plural  # type: ignore[attr-defined]
         for name, words in self.labels.items():
             # A form that may only be read takes its labels from the model, so that is where they must be.
             self.opts.get_field(name).verbose_name = words  # type: ignore[attr-defined]
@@ -192,6 +196,7 @@ class ReadOnlyInline(TenantWall, TabularInline):
     extra = 0
     can_delete = False
     show_change_link = False
+    hide_title = True
 
     def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return True
@@ -214,7 +219,12 @@ class DialogForm(BaseDialogForm):
         super().__init__(*args, **kwargs)
 
     def render_before_template(self) -> str:
-        return str(self.non_field_errors())
+        return format_html('<div class="le-refusal">{}</div>', self.non_field_errors()) if self.errors else ""
+
+    def refuse(self, error: DomainError) -> None:
+        """Show why a service refused, at the fields that it names."""
+        for one in error.details.get("errors") or [{"field": "", "message": error.message}]:
+            self.add_error(one["field"] if one["field"] in self.fields else None, one["message"])
 
 
 def dialog(
@@ -245,7 +255,7 @@ def dialog(
                     with transaction.atomic():
                         said = run(self, request, row, form)
                 except DomainError as error:
-                    form.add_error(None, error.message)
+                    form.refuse(error)
                 else:
                     messages.success(request, str(said))
                     there = screen(self.model, "change", row.pk)
@@ -259,6 +269,11 @@ def dialog(
         return made
 
     return decorate
+
+
+def paired(*names: str) -> list[str | tuple[str, ...]]:
+    """Fields of a form two in a line."""
+    return [names[n : n + 2] if n + 1 < len(names) else names[n] for n in range(0, len(names), 2)]
 
 
 def rows_of_tenant(rows: QuerySet[Any], request: HttpRequest) -> QuerySet[Any]:

@@ -63,6 +63,11 @@ def phone(value: str | None) -> str:
     return value if sees_phones() else mask(value)
 
 
+def called(name: str) -> str:
+    """The name of a contact; who has none is called by their number, which is then shown as one."""
+    return name if sees_phones() else mask_numbers(name)
+
+
 def mask(value: str) -> str:
     """`•••• 7777`."""
     digits = re.sub(r"\D", "", value.split("@")[0].split(":")[0])

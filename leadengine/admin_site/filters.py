@@ -11,6 +11,7 @@ from django.contrib.admin.options import IncorrectLookupParameters, ModelAdmin
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.functional import Promise
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import DropdownFilter
 
@@ -35,7 +36,7 @@ def pick(name: str, title: Words, choices: Mapping[str, tuple[Words, Q | Callabl
             condition = chosen[1]
             return queryset.filter(condition if isinstance(condition, Q) else condition())
 
-    Pick.title = title
+    Pick.title = capfirst(title)  # type: ignore[type-var]
     return Pick
 
 
@@ -62,7 +63,7 @@ def rows_of(name: str, title: Words, field: str, rows: Callable[[HttpRequest], Q
         def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
             return queryset.filter(**{field: _uuid(self.value())}) if self.value() else queryset
 
-    Rows.title = title
+    Rows.title = capfirst(title)  # type: ignore[type-var]
     return Rows
 
 
@@ -82,7 +83,7 @@ def arriving(name: str, title: Words, field: str, model: type[Model]) -> Filter:
         def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
             return queryset.filter(**{field: _uuid(self.value())}) if self.value() else queryset
 
-    Arriving.title = title
+    Arriving.title = capfirst(title)  # type: ignore[type-var]
     return Arriving
 
 

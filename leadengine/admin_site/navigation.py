@@ -36,7 +36,7 @@ def sidebar(request: HttpRequest) -> list[Item]:
                 _screen("tickets_ticket", _("Tickets"), "confirmation_number"),
                 _screen("tickets_message", _("Messages"), "chat"),
                 _screen("tickets_queue", _("Queues"), "inbox"),
-                _screen("tickets_closereason", _("Close reasons"), "task_alt"),
+                _screen("tickets_closereason", _("Reasons"), "task_alt"),
             ],
         ),
         (
@@ -85,7 +85,7 @@ def tabs(request: HttpRequest) -> list[Item]:
         address = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
         items = [
             {
-                "title": capfirst(word),
+                "title": capfirst(str(word)),
                 "link": f"{address}?{name}={value}" if value else address,
                 "active": value == chosen,
             }
@@ -126,10 +126,15 @@ def account_links(_request: HttpRequest) -> list[Item]:
     return [{"title": _("My account"), "link": "/account/"}]
 
 
+def icon(_request: HttpRequest) -> str:
+    """The product's sign."""
+    return static("leadengine/favicon.svg")
+
+
 def stylesheet(_request: HttpRequest) -> str:
     """What we add to the theme's looks."""
     return static("leadengine/admin.css")
 
 
 def _screen(name: str, title: str, icon: str) -> Item:
-    return {"title": title, "icon": icon, "link": reverse(f"admin:{name}_changelist")}
+    return {"title": capfirst(title), "icon": icon, "link": reverse(f"admin:{name}_changelist")}

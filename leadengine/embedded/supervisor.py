@@ -28,7 +28,7 @@ LOG_LIMIT = 5_000_000  # bytes of a server's log file that are kept over a start
 # Order of the end, and how long each waits for its own. At the workers' end the web and beat processes must have gone
 # too.
 LIMIT = 9.4  # seconds that all stages take together at most
-STAGES = (("web", 0.4), ("beat", 0.1), ("worker", 8.0), ("simulator", 0.2), ("valkey", 0.2), ("postgres", 0.5))
+STAGES = (("web", 0.3), ("beat", 0.1), ("worker", 8.0), ("simulator", 0.8), ("valkey", 0.2), ("postgres", 0.5))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,14 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+import requests
 
 from leadengine import health
 from leadengine.embedded.processes import free_port
 from leadengine.embedded.valkey import server
 from leadengine.operations import metrics_view
+from whatsapp.simulator.cli import serving
+from whatsapp.simulator.core import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,6 +79,7 @@ class Wire:
         self.port = 0
         self._dead: set[asyncio.StreamWriter] = set()
         self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.new_event_loop()
         self._up = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
@@ -96,27 +102,23 @@ class Wire:
         self._up.set()
         await self._ended.wait()
         listener.close()
-        for writer in list(self._open):
+        for writer in self._open:
             writer.close()
-        await asyncio.sleep(0.1)
+        await asyncio.gather(*self._tasks)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
         self._open |= {writer, back}
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        for one, other in ((reader, back), (there, writer)):
+            self._tasks.append(asyncio.create_task(self._pump(one, other)))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 if writer not in self._dead:
                     writer.write(data)
-                    await writer.drain()
-        except OSError:
-            pass
-        finally:
-            self._open.discard(writer)
-            if writer not in self._dead:
-                writer.close()
+        if writer not in self._dead:  # the end of one side does not pass a dead wire either
+            writer.close()
 
 
 @pytest.fixture
@@ -173,3 +175,40 @@ def _forget() -> None:
     health._examiner.report = health.Report()
     health._examiner._running.clear()
     metrics_view._gauges._at = float("-inf")
+
+
+class SimulatorThread:
+    """The broker simulator on a thread of its own, without a webhook address unless one is given."""
+
+    headers = {"x-api-key": "broker-key-1"}
+
+    def __init__(self, webhook_url: str | None = None) -> None:
+        self.url = ""
+        self._loop = asyncio.new_event_loop()
+        self._up = threading.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(webhook_url),))
+        self._thread.start()
+        assert self._up.wait(20)
+
+    def state(self) -> Any:
+        """GET /_sim/state."""
+        return requests.get(f"{self.url}/_sim/state", headers=self.headers, timeout=5).json()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._ended.set)
+        self._thread.join()
+        self._loop.close()
+
+    async def _run(self, webhook_url: str | None) -> None:
+        self._ended = asyncio.Event()
+        config = Config(api_keys=("broker-key-1",), webhook_url=webhook_url, webhook_key="hook-key", seed=1)
+        async with serving(config) as (_, self.url):
+            self._up.set()
+            await self._ended.wait()
+
+
+@pytest.fixture
+def simulator() -> Iterator[SimulatorThread]:
+    running = SimulatorThread()
+    yield running
+    running.close()

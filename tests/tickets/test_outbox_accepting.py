@@ -65,9 +65,9 @@ LOCATION = {"type": "location", "location": {"latitude": -23.5, "longitude": -46
         ({"type": "image", "mediaUrl": "http://redis:6379/x"}, {"mediaUrl"}),
         ({"type": "image", "mediaUrl": "http://a.com/x", "caption": "x" * 1025}, {"caption"}),
         ({"type": "audio", "mediaUrl": "http://a.com/x", "caption": "no"}, {"caption"}),
-        ({"type": "document", "media": {"url": "http://a.com/x", "size": -1, "name": "y"}}, {"media.size", "media.name"}),
+        ({"type": "document", "media": {"url": "http://a.co/x", "size": -1, "a": 1}}, {"media.size", "media.a"}),
         ({"type": "location"}, {"location"}),
-        ({"type": "location", "location": {"latitude": 90.5, "longitude": -181}}, {"location.latitude", "location.longitude"}),
+        ({"type": "location", "location": {"latitude": 90.5, "longitude": 0}}, {"location.latitude"}),
         ({"type": "contact"}, {"contact"}),
         ({"type": "contact", "contact": {"organization": "Ipê"}}, {"contact"}),
         ({"type": "contact", "contacts": [{"fullName": "A"}] * 11}, {"contacts"}),
@@ -81,11 +81,7 @@ def test_each_rule_of_the_payload_names_every_bad_field(payload: dict[str, Any],
     with pytest.raises(ValidationFailed) as refused:
         parse_payload(payload)
     errors = refused.value.details["errors"]
-    named = {
-        error["field"].split(".")[0] if error["field"].startswith("template.language") else error["field"]
-        for error in errors
-    }
-    assert named == fields or {error["field"] for error in errors} >= fields
+    assert {error["field"] for error in errors} == fields
     assert all(error["message"] for error in errors)
 
 
@@ -106,14 +102,18 @@ def test_accepted_row_holds_what_was_asked(committed_world: World) -> None:
         first = Message.objects.get()
     queued = accept(
         committed_world, ticket,
-        payload={"text": "Olá", "replyTo": str(first.pk), "externalId": "crm-1", "metadata": {"a": 1, "idempotencyKey": "k1"}},
+        payload={
+            "text": "Olá", "replyTo": str(first.pk), "externalId": "crm-1",
+            "metadata": {"a": 1, "idempotencyKey": "k1"},
+        },
     )  # fmt: skip
     row = reload(queued.message)
     assert (row.position, row.status, row.source, row.author, row.session_id) == (
         2, "QUEUED", "AGENT", committed_world.agent, committed_world.line.pk,
     )  # fmt: skip
     assert (row.reply_to_id, row.external_reference, row.idempotency_key) == (first.pk, "crm-1", "k1")
-    assert row.metadata == {"client": {"a": 1, "idempotencyKey": "k1"}} and row.external_id is None
+    assert row.metadata == {"client": {"a": 1, "idempotencyKey": "k1"}}
+    assert row.external_id is None
     with tenant_scope(committed_world.ipe.pk):
         after = Ticket.objects.get()
     assert (after.last_position, after.message_count, after.last_message_preview) == (2, 1, "Oi")
@@ -201,7 +201,8 @@ def test_state_of_ticket_and_contact(committed_world: World) -> None:
     queued = accept(committed_world, ticket, reopen=True, author=committed_world.supervisor)
     with tenant_scope(committed_world.ipe.pk):
         state = Ticket.objects.get()
-        assert state.status in {"OPEN", "ASSIGNED"} and CloseReason.objects.filter(code="SOLVED").exists()
+        assert state.status in {"OPEN", "ASSIGNED"}
+        assert CloseReason.objects.filter(code="SOLVED").exists()
     assert queued.message.position == 2
 
 
@@ -277,7 +278,8 @@ def test_collision_shows_the_other_answer_and_force_sends(committed_world: World
     with tenant_scope(committed_world.ipe.pk):
         last = Message.objects.order_by("-position").first()
         Message.objects.filter(pk=mine.pk).update(status="CANCELED")
-    assert last is not None and refused.value.details["lastMessageId"] == str(last.pk)
+    assert last is not None
+    assert refused.value.details["lastMessageId"] == str(last.pk)
     accept(
         committed_world, ticket, "do Bruno", author=committed_world.agent2, expected_last_message_id=seen, force=True
     )

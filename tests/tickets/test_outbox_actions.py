@@ -115,7 +115,8 @@ def test_failed_row_that_never_left_goes_again_itself(committed_world: World, br
     row = reload(message)
     assert (row.status, row.attempts, row.error, row.failed_at) == ("QUEUED", 0, None, None)
     send(committed_world)
-    assert reload(message).status == "SENT" and len(broker.sent()) == 1
+    assert reload(message).status == "SENT"
+    assert len(broker.sent()) == 1
 
 
 def test_resend_of_what_may_have_left_needs_a_word_and_makes_one_new_row(
@@ -131,7 +132,8 @@ def test_resend_of_what_may_have_left_needs_a_word_and_makes_one_new_row(
     assert (first.message.pk, second.replayed) == (second.message.pk, True)
     assert (first.message.resend_of_id, first.message.position, first.message.content) == (message.pk, 3, "talvez")
     send(committed_world)
-    assert reload(message).status == "UNCONFIRMED" and broker.texts() == ["talvez"]
+    assert reload(message).status == "UNCONFIRMED"
+    assert broker.texts() == ["talvez"]
     with pytest.raises(ResendNotAllowed):
         act(committed_world, resend_message, first.message, confirm_duplicate=True)  # it is SENT
 
@@ -163,7 +165,8 @@ def test_dismiss_hides_the_alert_and_changes_no_state(committed_world: World) ->
     assert act(committed_world, dismiss_message, message).dismissed_at is None  # nothing to hide yet
     answer(claim(committed_world), OutcomeUnknown("BROKER_TIMEOUT", "x"))
     row = act(committed_world, dismiss_message, message)
-    assert row.dismissed_at is not None and row.status == "UNCONFIRMED"
+    assert row.dismissed_at is not None
+    assert row.status == "UNCONFIRMED"
 
 
 def test_lost_worker_is_settled_by_its_echo(committed_world: World) -> None:
@@ -173,7 +176,9 @@ def test_lost_worker_is_settled_by_its_echo(committed_world: World) -> None:
     assert reload(message).status == "SENDING"
     lose_worker()
     row = reload(message)
-    assert row.status == "UNCONFIRMED" and row.error is not None and row.error["code"] == "WORKER_LOST"
+    assert row.status == "UNCONFIRMED"
+    assert row.error is not None
+    assert row.error["code"] == "WORKER_LOST"
     with tenant_scope(committed_world.ipe.pk):
         assert OutboundAttempt.objects.values_list("outcome", "code").get() == ("UNCONFIRMED", "WORKER_LOST")
     receive(echo("oi", "X9"))
@@ -238,7 +243,9 @@ def test_acks_that_came_before_the_answer_are_applied_when_it_binds(committed_wo
     receive(ack("X1", 4), ack("X1", 3))
     answer(claimed, Sent("X1", 200, "{}"))
     row = reload(message)
-    assert row.status == "READ" and row.delivered_at and row.read_at
+    assert row.status == "READ"
+    assert row.delivered_at
+    assert row.read_at
     receive(ack("X1", 0), ack("X1", 2), ack("X1", 3))
     assert reload(message).status == "READ"
     receive(ack("X1", 5))
@@ -264,7 +271,8 @@ def test_answer_with_the_id_of_an_echo_row_makes_one_of_two(committed_world: Wor
     answer(claimed, Sent("X1", 200, "{}"))
     row = reload(message)
     assert (row.status, row.external_id, row.sent_at, row.content) == ("DELIVERED", "X1", left, "olá")
-    assert row.delivered_at is not None and row.metadata["requestedText"] == "{oi|olá}"
+    assert row.delivered_at is not None
+    assert row.metadata["requestedText"] == "{oi|olá}"
     with tenant_scope(committed_world.ipe.pk):
         gone = Message.objects.get(pk=typed.pk)
         assert (gone.status, gone.external_id, gone.metadata["mergedInto"]) == ("CANCELED", None, str(message.pk))

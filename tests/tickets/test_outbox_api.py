@@ -115,7 +115,8 @@ def test_refusals_in_their_order(committed_world: World, settings: Any) -> None:
     assert code(agent.post(f"tickets/{uuid4()}/messages", {"text": "x"})) == (404, "NOT_FOUND")
     assert code(agent.post(path, {"text": "x", "instanceId": "cedro-01"})) == (404, "NOT_FOUND")
     status, body = agent.post(path, {"text": "", "foo": 1, "replyTo": "x"})
-    assert status == 400 and {error["field"] for error in body["error"]["details"]["errors"]} == {
+    assert status == 400
+    assert {error["field"] for error in body["error"]["details"]["errors"]} == {
         "text",
         "foo",
         "replyTo",
@@ -134,7 +135,8 @@ def test_refusals_in_their_order(committed_world: World, settings: Any) -> None:
     settings.WHATSAPP_BROKER_URL = ""
     for caller in (agent, outsider):
         status, body = caller.post(path, {"text": ""})
-        assert status == 503 and body["error"]["details"] == {"missing": ["WHATSAPP_BROKER_URL"]}
+        assert status == 503
+        assert body["error"]["details"] == {"missing": ["WHATSAPP_BROKER_URL"]}
     with tenant_scope(committed_world.ipe.pk):
         assert Message.objects.count() == 1
 
@@ -152,7 +154,8 @@ def test_another_instance_is_recorded_as_an_override(committed_world: World) -> 
         row = Message.objects.get(pk=answer["data"]["messageId"])
     override = row.metadata["whatsapp"]
     assert (row.session_id, override["instanceId"], override["instanceOverride"]) == (other.pk, "b-line", True)
-    assert override["overrideUserId"] == str(committed_world.agent.pk) and override["overrideAt"]
+    assert override["overrideUserId"] == str(committed_world.agent.pk)
+    assert override["overrideAt"]
 
 
 @pytest.mark.parametrize("name", ["ipe-01", "inst-ipe-01", "id"])
@@ -205,9 +208,12 @@ def test_numbers(committed_world: World, to: str, expected: str) -> None:
     with tenant_scope(committed_world.ipe.pk):
         phones = list(ContactIdentity.objects.filter(kind="phone").values_list("value", flat=True))
     if expected.startswith("+"):
-        assert answer[0] == 202 and phones == [expected]
+        assert answer[0] == 202
+        assert phones == [expected]
     else:
-        assert code(answer)[1] == expected and answer[0] in {400, 422} and phones == []  # nothing was left behind
+        assert code(answer)[1] == expected
+        assert answer[0] in {400, 422}
+        assert phones == []
 
 
 def test_instance_door_refuses_foreign_ones_and_a_tenant_without_queue(committed_world: World) -> None:
@@ -258,9 +264,12 @@ def test_detail_and_list(committed_world: World, settings: Any) -> None:
     send(committed_world)
     agent, supervisor = Caller(committed_world.agent), Caller(committed_world.supervisor)
     status, body = agent.get(f"messages/{rows[0].pk}")
-    assert status == 200 and body["data"]["status"] == "QUEUED" and body["data"]["attempts"] == 1
+    assert status == 200
+    assert body["data"]["status"] == "QUEUED"
+    assert body["data"]["attempts"] == 1
     assert (body["data"]["waitReason"], body["data"]["error"]["code"]) == ("RETRY", "BROKER_UNREACHABLE")
-    assert "payload" not in body["data"] and "attemptRows" not in body["data"]
+    assert "payload" not in body["data"]
+    assert "attemptRows" not in body["data"]
     assert code(agent.get(f"messages/{rows[0].pk}?include=attempts")) == (403, "FORBIDDEN")
     assert code(Caller(committed_world.outsider).get(f"messages/{rows[0].pk}")) == (404, "NOT_FOUND")
     _, body = supervisor.get(f"messages/{rows[0].pk}?include=attempts")
@@ -272,7 +281,8 @@ def test_detail_and_list(committed_world: World, settings: Any) -> None:
     _, rest = supervisor.get(
         f"messages?status=QUEUED,SENDING&direction=OUTBOUND&limit=2&cursor={page['meta']['nextCursor']}"
     )
-    assert [row["id"] for row in rest["data"]] == [str(rows[0].pk)] and rest["meta"]["nextCursor"] is None
+    assert [row["id"] for row in rest["data"]] == [str(rows[0].pk)]
+    assert rest["meta"]["nextCursor"] is None
     assert supervisor.get(f"messages?ticketId={uuid4()}")[1]["data"] == []
     assert code(supervisor.get("messages?foo=1")) == (400, "VALIDATION_ERROR")
     assert Caller(committed_world.outsider).get("messages")[1]["data"] == []
@@ -292,8 +302,10 @@ def test_actions(committed_world: World) -> None:
     assert code(agent.post(f"messages/{second.pk}/resend")) == (409, "RESEND_NOT_ALLOWED")
     assert code(agent.post(f"messages/{second.pk}/resend", {"confirm": True})) == (400, "VALIDATION_ERROR")
     status, body = agent.post(f"messages/{second.pk}/resend", {"confirmDuplicate": True})
-    assert status == 202 and body["data"]["messageId"] != str(second.pk)
-    assert agent.post(f"messages/{second.pk}/dismiss")[0] == 200 and reload(second).dismissed_at
+    assert status == 202
+    assert body["data"]["messageId"] != str(second.pk)
+    assert agent.post(f"messages/{second.pk}/dismiss")[0] == 200
+    assert reload(second).dismissed_at
     for action in ("cancel", "resend", "dismiss"):
         assert code(Caller(committed_world.agent2).post(f"messages/{first.pk}/{action}")) == (403, "FORBIDDEN")
         assert code(Caller(committed_world.outsider).post(f"messages/{first.pk}/{action}")) == (404, "NOT_FOUND")

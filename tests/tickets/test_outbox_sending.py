@@ -7,16 +7,20 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leads.models import ContactIdentity
 from tests.conftest import World
+from tests.environment import url
 from tests.outbound import Broker, broker_running, conversation, due_now, events_of, queue, reload, send
 from tests.whatsapp.wire import Wire, closed_port
 from tickets.models import Message, MessageMedia, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
+from tickets.services.outbox.claiming import _CLAIM, _FREE
 from whatsapp.models import WhatsAppSession
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -50,14 +54,16 @@ def test_accepted_message_leaves_once_and_climbs_to_read(committed_world: World,
     assert send(committed_world) is None
     sent = reload(message)
     assert (sent.status, sent.attempts, sent.sent_at.microsecond) == ("SENT", 1, 0)
-    assert sent.external_id == broker.sent()[0]["id"] and broker.texts() == ["  Olá!\n"]
+    assert sent.external_id == broker.sent()[0]["id"]
+    assert broker.texts() == ["  Olá!\n"]
     after = ticket_of(committed_world)
     assert (after.message_count, after.outbound_count, after.unanswered_count, after.waiting_since) == (2, 1, 0, None)
     assert (after.last_message_id, after.last_message_preview) == (message.pk, "Olá!")
     assert attempts(message) == [(1, "SENT", "OK")]
     broker.settle(lambda: reload(message).status == "READ")
     final = reload(message)
-    assert final.delivered_at and final.read_at
+    assert final.delivered_at
+    assert final.read_at
     with tenant_scope(committed_world.ipe.pk):
         assert Message.objects.count() == 2  # its echoes made no second bubble
 
@@ -76,7 +82,7 @@ def test_each_type_arrives_with_its_fields(committed_world: World, broker: Broke
         )  # fmt: skip
         poll = queue(
             committed_world, ticket,
-            payload={"type": "poll", "poll": {"question": "Qual?", "options": ["a", "b"], "allowMultipleAnswers": True}},
+            payload={"type": "poll", "poll": {"question": "Qual?", "options": ["a", "b"]}},
         )  # fmt: skip
         send(committed_world)
     assert [reload(message).status for message in (image, voice, poll)] == ["SENT"] * 3
@@ -108,10 +114,13 @@ def test_offline_line_waits_as_one_and_leaves_in_order_when_it_connects(committe
     send(committed_world)
     waiting = [reload(row) for row in rows]
     assert {(row.status, row.wait_reason, row.attempts) for row in waiting} == {("QUEUED", "SESSION_OFFLINE", 0)}
-    assert waiting[0].error is not None and waiting[0].error["code"] == "INSTANCE_DISCONNECTED"
-    assert waiting[0].not_before and 55 < (waiting[0].not_before - timezone.now()).total_seconds() <= 60
+    assert waiting[0].error is not None
+    assert waiting[0].error["code"] == "INSTANCE_DISCONNECTED"
+    assert waiting[0].not_before
+    assert 55 < (waiting[0].not_before - timezone.now()).total_seconds() <= 60
     assert waiting[3].error is None  # held back with the line, never tried
-    assert attempts(rows[0]) == [] and broker.sent() == []
+    assert attempts(rows[0]) == []
+    assert broker.sent() == []
     broker.behave()
     send(committed_world)
     assert broker.sent() == []  # not before its time, or the news of a connection
@@ -120,7 +129,8 @@ def test_offline_line_waits_as_one_and_leaves_in_order_when_it_connects(committe
     send(committed_world)
     assert [reload(row).status for row in rows] == ["SENT"] * 4
     texts = broker.texts()
-    assert sorted(texts) == ["dois", "quatro", "três", "um"] and texts.index("um") < texts.index("três")
+    assert sorted(texts) == ["dois", "quatro", "três", "um"]
+    assert texts.index("um") < texts.index("três")
 
 
 def test_missing_instance_waits_like_an_offline_one(committed_world: World, broker: Broker) -> None:
@@ -131,7 +141,8 @@ def test_missing_instance_waits_like_an_offline_one(committed_world: World, brok
     send(committed_world)
     row = reload(message)
     assert (row.status, row.wait_reason, row.attempts) == ("QUEUED", "SESSION_OFFLINE", 0)
-    assert row.error is not None and row.error["code"] == "INSTANCE_NOT_FOUND"
+    assert row.error is not None
+    assert row.error["code"] == "INSTANCE_NOT_FOUND"
 
 
 def test_rate_limit_of_the_broker_is_a_pause_of_the_line(committed_world: World, broker: Broker) -> None:
@@ -143,13 +154,15 @@ def test_rate_limit_of_the_broker_is_a_pause_of_the_line(committed_world: World,
     assert sorted(row.status for row in states) == ["QUEUED", "QUEUED", "SENT", "SENT"]
     held = [row for row in states if row.status == "QUEUED"]
     assert {(row.wait_reason, row.attempts) for row in held} == {("PACING", 0)}
-    assert due is not None and 14 < (due - timezone.now()).total_seconds() < 19
+    assert due is not None
+    assert 14 < (due - timezone.now()).total_seconds() < 19
     newcomer = queue(committed_world, tickets[0])
     assert reload(newcomer).wait_reason == "PACING"
     broker.behave(rate={"max": 20})
     due_now(committed_world)
     send(committed_world)
-    assert {reload(row).status for row in [*rows, newcomer]} == {"SENT"} and len(broker.sent()) == 5
+    assert {reload(row).status for row in [*rows, newcomer]} == {"SENT"}
+    assert len(broker.sent()) == 5
 
 
 def test_risk_pause_is_held_without_another_call(committed_world: World, broker: Broker) -> None:
@@ -169,8 +182,10 @@ def test_risk_pause_is_held_without_another_call(committed_world: World, broker:
     send(committed_world)
     assert sweep_outbox(now=timezone.now()) == 1  # `dois` is due, but behind
     send(committed_world)
-    assert broker.texts() == ["primeira", "conhecido"] and reload(answer).status == "SENT"
-    assert reload(behind).status == "QUEUED" and reload(held).wait_reason == "RISK_PAUSED"
+    assert broker.texts() == ["primeira", "conhecido"]
+    assert reload(answer).status == "SENT"
+    assert reload(behind).status == "QUEUED"
+    assert reload(held).wait_reason == "RISK_PAUSED"
 
 
 def test_unreachable_broker_is_tried_again_and_seen_on_the_bubble(committed_world: World, settings: Any) -> None:
@@ -186,7 +201,8 @@ def test_unreachable_broker_is_tried_again_and_seen_on_the_bubble(committed_worl
         assert row.error == {
             "code": "BROKER_UNREACHABLE", "message": "O serviço do WhatsApp está fora do ar.", "retryable": True,
         }  # fmt: skip
-        assert due is not None and due == row.not_before
+        assert due is not None
+        assert due == row.not_before
         assert seconds * 0.8 - 1 < (due - timezone.now()).total_seconds() <= seconds * 1.2
         assert reload(second).attempts == 0  # its successor does not pass
     assert attempts(first) == [(n, "QUEUED", "BROKER_UNREACHABLE") for n in range(1, 7)]
@@ -207,7 +223,9 @@ def test_retries_end_expired_with_their_cause_and_release_the_next(committed_wor
         due_now(committed_world)
         send(committed_world)
     row = reload(first)
-    assert row.status == "FAILED" and row.failed_at is not None and row.error is not None
+    assert row.status == "FAILED"
+    assert row.failed_at is not None
+    assert row.error is not None
     assert (row.error["code"], row.error["cause"], row.error["retryable"]) == ("EXPIRED", "BROKER_UNREACHABLE", True)
     assert reload(second).attempts == 1
 
@@ -222,7 +240,9 @@ def test_sweeper_ends_what_waited_too_long(committed_world: World, broker: Broke
     assert reload(message).status == "QUEUED"
     sweep_outbox(now=timezone.now() + limit + timedelta(seconds=5))
     row = reload(message)
-    assert row.status == "FAILED" and row.error is not None and row.wait_reason is None
+    assert row.status == "FAILED"
+    assert row.error is not None
+    assert row.wait_reason is None
     assert (row.error["code"], row.error["cause"]) == ("EXPIRED", "INSTANCE_DISCONNECTED")
 
 
@@ -233,11 +253,13 @@ def test_refused_key_is_retried_and_never_shown_as_our_own_401(
     message = queue(committed_world, conversation(committed_world))
     send(committed_world)
     row = reload(message)
-    assert row.status == "QUEUED" and row.error is not None
+    assert row.status == "QUEUED"
+    assert row.error is not None
     assert (row.wait_reason, row.error["code"], row.attempts) == ("RETRY", "BROKER_AUTH", 1)
     with tenant_scope(committed_world.ipe.pk):
         attempt = OutboundAttempt.objects.get()
-        assert attempt.broker_status == 401 and "unauthorized" in attempt.broker_answer
+        assert attempt.broker_status == 401
+        assert "unauthorized" in attempt.broker_answer
 
 
 @pytest.mark.parametrize(
@@ -256,7 +278,8 @@ def test_refusals_end_at_once_and_release_the_next(
     message, after = queue(committed_world, ticket, payload=payload), queue(committed_world, ticket, "depois")
     send(committed_world)
     row = reload(message)
-    assert row.status == "FAILED" and row.error is not None
+    assert row.status == "FAILED"
+    assert row.error is not None
     assert (row.error["code"], row.error["retryable"], row.attempts) == (code, False, 1)
     assert attempts(message) == [(1, "FAILED", code)]
     assert reload(after).status in {"SENT", "FAILED"}
@@ -280,7 +303,8 @@ def test_unknown_outcome_is_never_sent_again_and_an_echo_settles_it(
     message, after = queue(committed_world, ticket, "talvez"), queue(committed_world, ticket, "depois")
     send(committed_world)
     row = reload(message)
-    assert row.status == "UNCONFIRMED" and row.error is not None
+    assert row.status == "UNCONFIRMED"
+    assert row.error is not None
     assert (row.error["code"], row.error["retryable"]) == (code, False)
     assert attempts(message) == [(1, "UNCONFIRMED", code)]
     assert reload(after).attempts == 1  # it was released
@@ -293,7 +317,8 @@ def test_unknown_outcome_is_never_sent_again_and_an_echo_settles_it(
         assert [one["text"] for one in broker.sent()] == ["talvez", "depois"]
         assert ticket_of(committed_world).outbound_count == 2
     else:
-        assert reload(message).status == "UNCONFIRMED" and broker.sent() == []
+        assert reload(message).status == "UNCONFIRMED"
+        assert broker.sent() == []
     with tenant_scope(committed_world.ipe.pk):
         assert Message.objects.count() == 3
 
@@ -306,14 +331,16 @@ def test_read_timeout_and_html_are_unknown(committed_world: World, settings: Any
         broker.behave(sendDelayMs=1000)
         slow = queue(committed_world, ticket, "lenta")
         send(committed_world)
-        assert reload(slow).status == "UNCONFIRMED" and (reload(slow).error or {})["code"] == "BROKER_TIMEOUT"
+        assert reload(slow).status == "UNCONFIRMED"
+        assert (reload(slow).error or {})["code"] == "BROKER_TIMEOUT"
         broker.settle(lambda: reload(slow).status in {"SENT", "DELIVERED"})
         assert broker.texts() == ["lenta"]
     with Wire(200, "<html>dashboard</html>", "text/html") as wire:
         settings.WHATSAPP_BROKER_URL = wire.url
         page = queue(committed_world, ticket, "página")
         send(committed_world)
-        assert reload(page).status == "UNCONFIRMED" and (reload(page).error or {})["code"] == "BROKER_ERROR"
+        assert reload(page).status == "UNCONFIRMED"
+        assert (reload(page).error or {})["code"] == "BROKER_ERROR"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +381,8 @@ def test_first_message_asks_for_the_address_and_keeps_it(committed_world: World,
     broker.behave(exists=False)
     unknown = queue(committed_world, ticket)
     send(committed_world)
-    assert (reload(unknown).error or {})["code"] == "INVALID_TO" and len(broker.sent()) == 1
+    assert (reload(unknown).error or {})["code"] == "INVALID_TO"
+    assert len(broker.sent()) == 1
 
 
 def test_private_address_behind_a_public_name_is_refused_by_the_sender(
@@ -390,7 +418,38 @@ def test_every_change_is_told(committed_world: World, broker: Broker) -> None:
     assert grown["message"]["author"] == {"id": str(committed_world.agent.pk), "name": "Ana"}
     assert (sending["changes"]["status"], sending["version"]) == ("SENDING", 1)
     assert (waiting["changes"]["status"], waiting["changes"]["waitReason"]) == ("QUEUED", "SESSION_OFFLINE")
-    assert waiting["changes"]["notBefore"] and waiting["changes"]["error"]["code"] == "INSTANCE_DISCONNECTED"
+    assert waiting["changes"]["notBefore"]
+    assert waiting["changes"]["error"]["code"] == "INSTANCE_DISCONNECTED"
     assert (sent["changes"]["status"], sent["changes"]["error"], sent["version"]) == ("SENT", None, 4)
     assert sent["changes"]["externalId"] == reload(message).external_id
     assert (moved["timeline"]["outboundCount"], moved["timeline"]["unansweredCount"]) == (1, 0)
+
+
+def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) -> None:
+    """Its plan must not depend on how many messages there are: a wrong one reads all of them."""
+    ticket = conversation(committed_world)
+    with service_scope("test"), connection.cursor() as cursor:
+        for status, many, first in (("READ", 4000, 10), ("QUEUED", 400, 5000)):
+            cursor.execute(
+                """INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, session_id, position, direction,
+                       type, content, status, source, sent_at)
+                   SELECT gen_random_uuid(), %s, %s, %s, %s, g + %s, 'OUTBOUND', 'TEXT', 'x', %s, 'AGENT', now()
+                   FROM generate_series(1, %s) g""",
+                [ticket.tenant_id, ticket.pk, ticket.contact_id, ticket.session_id, first, status, many],
+            )
+    with psycopg.connect(url("leadengine_owner"), autocommit=True) as owner:
+        owner.execute("ANALYZE tickets_message")
+    values = {
+        "session": ticket.session_id, "tenant": ticket.tenant_id, "now": timezone.now(), "lease": timezone.now(),
+        "free": 4, "most": 4,
+    }  # fmt: skip
+    plans = []
+    for statement in (_FREE, _CLAIM):
+        with tenant_scope(ticket.tenant_id), connection.cursor() as cursor:
+            cursor.execute("EXPLAIN " + statement, values)
+            plans.append("\n".join(row[0] for row in cursor.fetchall()))
+    assert "message_in_flight" in plans[0]
+    assert "message_waiting" in plans[0]
+    assert "message_due" in plans[1]
+    assert "message_live" in plans[1]
+    assert not any("Seq Scan on tickets_message" in plan for plan in plans)

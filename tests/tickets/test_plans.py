@@ -19,7 +19,7 @@ from tests.api import by_cookie
 from tests.conftest import World
 from tests.environment import NAME, SERVER
 from tickets.models import Message, Ticket
-from tickets.policy import load_viewer
+from tickets.policy import Viewer, load_viewer
 from tickets.queries import (
     SORTS,
     TABS,
@@ -39,6 +39,7 @@ BIG = {
     "whatsapp_webhookevent", "whatsapp_webhookitem",
 }  # fmt: skip
 TENANTS, TICKETS, MESSAGES = 6, 1500, 4
+HEAVY = 20  # the number of a ticket with 5,000 messages
 
 # Six tenants like `ipe`, with a tenth of the tickets live; every row of a tenant hangs on rows of the same tenant.
 FILL = f"""
@@ -54,8 +55,8 @@ CREATE TEMP TABLE t AS SELECT t.id AS tenant, n, gen_random_uuid() AS contact, g
     (SELECT id FROM tickets_queue q WHERE q.tenant_id = t.id LIMIT 1) AS queue,
     (SELECT id FROM tickets_closereason r WHERE r.tenant_id = t.id AND code = 'SOLVED') AS reason,
     (SELECT id FROM leads_pipelinestage s WHERE s.tenant_id = t.id AND status = 'NEW') AS stage,
-    (SELECT id FROM accounts_user u WHERE u.tenant_id = t.id AND role = 'AGENT' ORDER BY u.name LIMIT 1 OFFSET n / 10 % 2)
-        AS agent
+    (SELECT id FROM accounts_user u WHERE u.tenant_id = t.id AND role = 'AGENT'
+     ORDER BY u.name LIMIT 1 OFFSET n / 10 % 2) AS agent
 FROM accounts_tenant t, generate_series(1, {TICKETS}) n WHERE slug <> 'cedro';
 INSERT INTO leads_contact (id, tenant_id, name) SELECT contact, tenant, 'C' || n FROM t;
 INSERT INTO leads_contactidentity (id, tenant_id, contact_id, kind, value)
@@ -73,6 +74,9 @@ FROM t;
 INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, position, direction, status, source, sent_at)
 SELECT gen_random_uuid(), tenant, ticket, contact, p, 'INBOUND', 'RECEIVED', 'CUSTOMER', now() - n * interval '1 min'
 FROM t, generate_series(1, {MESSAGES}) p;
+INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, position, direction, status, source, sent_at)
+SELECT gen_random_uuid(), tenant, ticket, contact, p, 'INBOUND', 'RECEIVED', 'CUSTOMER', now() - p * interval '1 min'
+FROM t, generate_series({MESSAGES} + 1, 5000) p WHERE n = {HEAVY} AND agent IS NOT NULL;
 INSERT INTO tickets_ticketevent (id, tenant_id, ticket_id, seq, kind, at)
 SELECT gen_random_uuid(), tenant, ticket, 1, 'OPENED', now() FROM t;
 INSERT INTO tickets_note (id, tenant_id, ticket_id, seq, author_id, body)
@@ -82,7 +86,7 @@ SELECT gen_random_uuid(), tenant, agent, ticket, n % 3 FROM t WHERE agent IS NOT
 INSERT INTO tickets_draft (id, tenant_id, user_id, ticket_id)
 SELECT gen_random_uuid(), tenant, agent, ticket FROM t WHERE agent IS NOT NULL;
 INSERT INTO tickets_messagemedia (id, tenant_id, message_id, media_type)
-SELECT gen_random_uuid(), tenant_id, id, 'image' FROM tickets_message WHERE position = 1;
+SELECT gen_random_uuid(), tenant_id, id, 'image' FROM tickets_message;
 INSERT INTO tickets_messagereaction (id, tenant_id, message_id, actor, emoji, at)
 SELECT gen_random_uuid(), tenant_id, id, 'me', 'x', now() FROM tickets_message WHERE position = 2;
 INSERT INTO whatsapp_webhookevent (id, tenant_id, instance_id, status, received_at)
@@ -147,6 +151,13 @@ def test_no_hot_read_scans_a_table_and_deep_pages_begin_in_the_index(filled: Wor
                     list_page(viewer, tab, sort, cursor)
                 conditions = [node.get("Index Cond", "") for _, plan in found[:1] for node in nodes(plan)]
                 assert any("ROW(" in condition for condition in conditions), (tab, sort)
+        heavy = Ticket.objects.get(number=HEAVY)
+        middle = Message.objects.get(ticket=heavy, position=2500)
+        for side in ("before", "after"):
+            with plans() as found:
+                _page_at(viewer, heavy, side, middle)
+            walks = [node for _, plan in found for node in nodes(plan) if node.get("Index Name") == "message_history"]
+            assert any("ROW(" in node["Index Cond"] for node in walks), side
 
 
 def test_no_list_of_the_api_scans_a_table(filled: World) -> None:
@@ -191,6 +202,11 @@ def _read_everything(user: User) -> None:
     ticket_detail(viewer, ticket.pk)
     thread_page(viewer, ticket.pk)
     for where in ("before", "after", "around"):
-        thread_page(viewer, ticket.pk, **{where: message.pk})
+        _page_at(viewer, ticket, where, message)
     thread_delta(viewer, ticket.pk, position=0, seq=0, states=(1, 4))
     message_page(viewer, ticket.pk, around=message.pk)
+
+
+def _page_at(viewer: Viewer, ticket: Ticket, side: str, message: Message) -> None:
+    place: dict[str, Any] = {side: message.pk}
+    thread_page(viewer, ticket.pk, **place)

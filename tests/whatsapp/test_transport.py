@@ -234,5 +234,6 @@ def test_atendimento_follows_its_ticket_also_for_an_agent_who_owns_no_line(commi
 
 def test_every_refusal_is_a_domain_error_with_a_sentence() -> None:
     for kind in (UnsupportedRecipient, RecipientNotAddressable, GroupsNotSupported, InvalidTo):
-        assert issubclass(kind, DomainError) and kind().message
+        assert issubclass(kind, DomainError)
+        assert kind().message
     assert product.TICKETS_TRANSPORTS["WHATSAPP"] == "whatsapp.transport.BrokerTransport"

@@ -6,18 +6,24 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.contrib.filters.admin import DropdownFilter
+from unfold.enums import ActionVariant
+from unfold.widgets import UnfoldBooleanSwitchWidget
 
-from leadengine.admin_site.base import BackOfficeAdmin, ReadOnlyInline
+from leadengine.accounts.models import User
+from leadengine.admin_site.base import BackOfficeAdmin, DialogForm, ReadOnlyInline, dialog, paired
 from leadengine.admin_site.display import (
     EMPTY,
+    called,
     chip,
     code,
     column,
@@ -29,10 +35,11 @@ from leadengine.admin_site.display import (
     status_chip,
 )
 from leadengine.admin_site.filters import arriving, pick
-from leadengine.admin_site.site import tenant_of
+from leadengine.admin_site.site import person, tenant_of
 from leads.models import Contact
 from tickets.admin.words import MESSAGE
 from tickets.models import Message, OutboundAttempt, Ticket
+from tickets.services.outbox import cancel_message, dismiss_message, resend_message
 from tickets.services.shapes import preview_of
 
 LEFT = ["SENT", "DELIVERED", "READ"]
@@ -50,7 +57,7 @@ SLACK = timedelta(hours=6)
 class Period(DropdownFilter):
     """How far back the list reaches. Without a choice, a day; all of it for one ticket or contact."""
 
-    title = _("period")
+    title = capfirst(_("period"))
     parameter_name = "when"
     all_option = ("", _("last 24 hours"))
 
@@ -73,11 +80,15 @@ def period_start(name: str) -> datetime:
 
 def sent_since(rows: QuerySet[Any], since: datetime, tenant_id: UUID | None) -> QuerySet[Any]:
     """Messages from a moment on. No index holds a tenant's messages by time, but one its tickets by last change."""
-    rows = rows.filter(sent_at__gte=since)
+    rows = rows.filter(sent_at__gte=since, pk__gte=first_id(since - SLACK))
     if tenant_id is None:
-        first = UUID(int=int((since - SLACK).timestamp() * 1000) << 80)  # ids are made in time order (uuid7)
-        return rows.filter(pk__gte=first)
+        return rows
     return rows.filter(ticket__tenant_id=tenant_id, ticket__updated_at__gte=since - SLACK)
+
+
+def first_id(at: datetime) -> UUID:
+    """The lowest id that a row made at this moment could have: ids are made in time order (uuid7)."""
+    return UUID(int=int(at.timestamp() * 1000) << 80)
 
 
 class Attempts(ReadOnlyInline):
@@ -108,13 +119,30 @@ class Attempts(ReadOnlyInline):
         return code(attempt.broker_answer if sees_phones() else mask_numbers(attempt.broker_answer))
 
 
+class ResendForm(DialogForm):
+    """A message that may have left is sent again only by somebody who knows that it may arrive twice."""
+
+    confirm = forms.BooleanField(label=_("Send it all the same"), widget=UnfoldBooleanSwitchWidget)
+
+    def __init__(self, *args: Any, row: Message, **kwargs: Any) -> None:
+        super().__init__(*args, row=row, **kwargs)
+        if row.status == Message.Status.FAILED and row.external_id is None:  # proved not to have left
+            del self.fields["confirm"]
+        else:
+            self.fields["confirm"].help_text = _("It may have arrived already: the contact could get it twice.")
+
+
+def _ours(user: User, message: Message) -> bool:
+    return message.direction == "OUTBOUND" and user.tenant_id == message.tenant_id and user.may("messages:send")
+
+
 @admin.register(Message)
 class MessageAdmin(BackOfficeAdmin):
     reads = "tickets:read"
-    labels = {"wait_reason": _("waits because of"), "attempts": _("attempts")}
+    labels = {"wait_reason": _("waits because of")}
     newest = ("-sent_at", "-position", "-pk")
-    tabs = (("", _("All")), *((value, word) for value, (word, _condition) in _STATES.items()))
-    list_display = ("sent", "direction_word", "who", "conversation", "text", "status_word", "trouble", "attempts")
+    tabs = (("", _("Everything")), *((value, word) for value, (word, _condition) in _STATES.items()))
+    list_display = ("sent", "direction_word", "who", "conversation", "text", "status_word", "trouble", "tries")
     list_display_links = ("sent",)
     list_select_related = ("ticket", "contact")
     list_filter = (
@@ -124,14 +152,13 @@ class MessageAdmin(BackOfficeAdmin):
         arriving("contact", _("contact"), "contact_id", Contact),
     )
     fieldsets = (
-        (
-            None,
-            {"fields": ("conversation", "who", "direction_word", "status_word", "written", "whole_text", "earlier")},
-        ),
-        (_("Times"), {"fields": ("sent", "received", "delivered", "seen", "edited", "revoked")}),
-        (_("Delivery"), {"fields": ("wait_reason", "trouble", "message_id")}),
+        (None, {"fields": paired("conversation", "who", "direction_word", "status_word", "written", "sent")}),
+        (_("Text"), {"fields": ("whole_text", "earlier")}),
+        (_("Times"), {"fields": paired("received", "delivered", "seen", "edited", "revoked", "message_id")}),
+        (_("Delivery"), {"fields": paired("wait_reason", "trouble")}),
     )
     inlines = (Attempts,)
+    actions_detail = ("resend", "cancel", "dismiss")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).defer("payload", "metadata", "request_hash")
@@ -157,11 +184,13 @@ class MessageAdmin(BackOfficeAdmin):
 
     @column(_("contact"))
     def who(self, message: Message) -> Any:
-        name = link(Contact, message.contact_id, message.contact.name)
+        name = link(Contact, message.contact_id, called(message.contact.name))
         sender = message.sender or {}
         if not sender.get("name"):
             return name
-        return format_html('{} <span class="le-muted">{} {}</span>', name, sender["name"], phone(sender.get("phone")))
+        return format_html(
+            '{} <span class="le-muted">{} {}</span>', name, called(sender["name"]), phone(sender.get("phone"))
+        )
 
     @column(_("ticket"))
     def conversation(self, message: Message) -> Any:
@@ -195,6 +224,10 @@ class MessageAdmin(BackOfficeAdmin):
             return EMPTY
         return format_html('<code class="le-word" title="{}">{}</code>', error.get("message", ""), error["code"])
 
+    @column(_("attempts"))
+    def tries(self, message: Message) -> Any:
+        return message.attempts or EMPTY
+
     @column(_("written by"))
     def written(self, message: Message) -> Any:
         source = message.get_source_display()
@@ -226,3 +259,42 @@ class MessageAdmin(BackOfficeAdmin):
     def message_id(self, message: Message) -> str:
         value = message.external_id or EMPTY
         return value if sees_phones() else mask_numbers(value)
+
+    # --- What may be done ----------------------------------------------------------------------------------------
+
+    @dialog(
+        title=_("Resend"),
+        ask=_("It takes its turn again in the conversation."),
+        icon="send",
+        form_class=ResendForm,
+        variant=ActionVariant.PRIMARY,
+        fits=lambda user, message: _ours(user, message) and message.status in {"FAILED", "UNCONFIRMED"},
+    )
+    def resend(self, request: HttpRequest, message: Message, form: Any) -> Any:
+        resend_message(
+            actor=person(request), message_id=message.pk, confirm_duplicate="confirm" in form.fields,
+            now=timezone.now(),
+        )  # fmt: skip
+        return _("The message is on its way again.")
+
+    @dialog(
+        title=_("Withdraw"),
+        ask=_("It has not left yet, and will not."),
+        icon="cancel_schedule_send",
+        fits=lambda user, message: _ours(user, message) and message.status in {"QUEUED", "SCHEDULED"},
+    )
+    def cancel(self, request: HttpRequest, message: Message, form: Any) -> Any:
+        cancel_message(actor=person(request), message_id=message.pk, now=timezone.now())
+        return _("The message was withdrawn.")
+
+    @dialog(
+        title=_("Dismiss"),
+        ask=_("It no longer counts among what needs somebody."),
+        icon="done",
+        fits=lambda user, message: (
+            _ours(user, message) and message.status in {"FAILED", "UNCONFIRMED"} and message.dismissed_at is None
+        ),
+    )
+    def dismiss(self, request: HttpRequest, message: Message, form: Any) -> Any:
+        dismiss_message(actor=person(request), message_id=message.pk, now=timezone.now())
+        return _("The notice was dismissed.")

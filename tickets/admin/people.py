@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.widgets import UnfoldAdminPasswordWidget
 
@@ -39,7 +40,7 @@ class UserForm(forms.ModelForm):  # type: ignore[type-arg]
 class NewUserForm(UserForm):
     """A person with a first password."""
 
-    password = forms.CharField(label=_("first password"), widget=UnfoldAdminPasswordWidget, strip=False)
+    password = forms.CharField(label=capfirst(_("first password")), widget=UnfoldAdminPasswordWidget, strip=False)
 
     def clean_password(self) -> str:
         value = str(self.cleaned_data["password"])
@@ -50,7 +51,7 @@ class NewUserForm(UserForm):
 class PasswordForm(DialogForm):
     """A new password for somebody else."""
 
-    password = forms.CharField(label=_("new password"), widget=UnfoldAdminPasswordWidget, strip=False)
+    password = forms.CharField(label=capfirst(_("new password")), widget=UnfoldAdminPasswordWidget, strip=False)
 
     def clean_password(self) -> str:
         value = str(self.cleaned_data["password"])

@@ -34,7 +34,7 @@ class Members(ReadOnlyInline):
     model = QueueMembership
     fields = ("user", "visibility")
     labels = {"user": _("user"), "visibility": _("sees")}
-    verbose_name_plural = _("members")
+    verbose_name, verbose_name_plural = _("member"), _("members")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).select_related("user").order_by("user__name")

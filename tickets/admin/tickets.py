@@ -13,15 +13,17 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.enums import ActionVariant
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextareaWidget
 
 from leadengine.accounts.admin import people
 from leadengine.accounts.models import User
-from leadengine.admin_site.base import BackOfficeAdmin, DialogForm, dialog, rows_of_tenant
+from leadengine.admin_site.base import BackOfficeAdmin, DialogForm, dialog, paired, rows_of_tenant
 from leadengine.admin_site.display import (
     EMPTY,
+    called,
     column,
     last_message,
     lasting,
@@ -61,7 +63,7 @@ def queues(request: HttpRequest) -> QuerySet[Any]:
 class AssignForm(DialogForm):
     """To whom."""
 
-    user = forms.ModelChoiceField(User.objects.none(), label=_("user"), widget=UnfoldAdminSelectWidget)
+    user = forms.ModelChoiceField(User.objects.none(), label=capfirst(_("user")), widget=UnfoldAdminSelectWidget)
 
     def __init__(self, *args: Any, row: Ticket, **kwargs: Any) -> None:
         super().__init__(*args, row=row, **kwargs)
@@ -73,9 +75,9 @@ class CloseForm(DialogForm):
     """Why, and a note where the reason asks for one (the service decides)."""
 
     reason = forms.ModelChoiceField(
-        CloseReason.objects.none(), to_field_name="code", label=_("reason"), widget=UnfoldAdminSelectWidget
+        CloseReason.objects.none(), to_field_name="code", label=capfirst(_("reason")), widget=UnfoldAdminSelectWidget
     )
-    note = forms.CharField(max_length=2000, required=False, label=_("note"), widget=UnfoldAdminTextareaWidget)
+    note = forms.CharField(max_length=2000, required=False, label=capfirst(_("note")), widget=UnfoldAdminTextareaWidget)
 
     def __init__(self, *args: Any, row: Ticket, **kwargs: Any) -> None:
         super().__init__(*args, row=row, **kwargs)
@@ -87,12 +89,18 @@ def _member(user: User, ticket: Ticket) -> bool:
     return user.tenant_id == ticket.tenant_id and user.may("tickets:write")
 
 
+def _author(message: Message, ticket: Ticket) -> str:
+    if message.direction == "INBOUND":
+        return called((message.sender or {}).get("name") or ticket.contact.name)
+    return message.author.name if message.author else str(message.get_source_display())
+
+
 @admin.register(Ticket)
 class TicketAdmin(BackOfficeAdmin):
     reads = "tickets:read"
     labels = {"close_note": _("closing note"), "reopened_count": _("times reopened")}
     newest = ("-number",)
-    tabs = (("", _("All")), *((value, word) for value, (word, _condition) in _STATES.items()))
+    tabs = (("", _("Everything")), *((value, word) for value, (word, _condition) in _STATES.items()))
     list_display = ("about", "who", "queue_swatch", "held", "state_chip", "urgency", "wait", "latest")
     list_select_related = ("contact", "queue", "assignee")
     list_filter = (
@@ -104,7 +112,7 @@ class TicketAdmin(BackOfficeAdmin):
     )
     search_fields = ("protocol",)
     search_help_text = _("Protocol, number, name or phone")
-    change_form_outer_after_template = "admin/tickets/thread.html"
+    change_form_outer_after_template = "admin/thread.html"
     actions_detail = ("take", "assign", "unassign", "close", "reopen")
 
     def get_ordering(self, request: HttpRequest) -> Any:
@@ -131,17 +139,19 @@ class TicketAdmin(BackOfficeAdmin):
         facts = ("protocol", "state_chip", "contact_link", "queue_swatch", "held", "urgency", "wait", "line", "subject")
         times = ("opened", "answered", "heard", "spoken", "counts", "reopened_count")
         ending = ("reason", "close_note", "ended", "ender")
-        made = [(None, {"fields": facts}), (_("Timeline"), {"fields": times})]
-        return [*made, (_("End"), {"fields": ending})] if obj and not obj.is_live else made
+        made = [(None, {"fields": paired(*facts)}), (_("Timeline"), {"fields": paired(*times)})]
+        return [*made, (_("End"), {"fields": paired(*ending)})] if obj and not obj.is_live else made
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         ticket = context.get("original")
         latest = Message.objects.filter(ticket=ticket).select_related("author", "media").order_by("-position")
         notes = Note.objects.filter(ticket=ticket).select_related("author").order_by("-seq")
         entries = TicketEvent.objects.filter(ticket=ticket).select_related("actor").order_by("-seq")
+        shown = sorted(latest[:_LAST_MESSAGES], key=lambda message: (message.sent_at, message.position))
         context["thread"] = [
-            {"message": message, "chip": status_chip(MESSAGE, message)} for message in latest[:_LAST_MESSAGES]
-        ][::-1]
+            {"message": message, "chip": status_chip(MESSAGE, message), "author": _author(message, ticket)}
+            for message in shown
+        ]
         context["all_messages"] = screen(Message, ticket=ticket.pk)
         context["entries"] = entries[:_LAST_ENTRIES]
         context["notes"] = notes[:_LAST_ENTRIES]
@@ -155,11 +165,11 @@ class TicketAdmin(BackOfficeAdmin):
 
     @column(_("contact"))
     def who(self, ticket: Ticket) -> Any:
-        return link(Contact, ticket.contact_id, ticket.contact.name)
+        return link(Contact, ticket.contact_id, called(ticket.contact.name))
 
     @column(_("contact"))
     def contact_link(self, ticket: Ticket) -> SafeString:
-        name = link(Contact, ticket.contact_id, ticket.contact.name)
+        name = link(Contact, ticket.contact_id, called(ticket.contact.name))
         return format_html('{} <span class="le-muted">{}</span>', name, number_of(ticket.contact))
 
     @column(_("queue"))
@@ -266,7 +276,7 @@ class TicketAdmin(BackOfficeAdmin):
         return _("The ticket is back in its queue.")
 
     @dialog(
-        title=_("Close"),
+        title=_("Close ticket"),
         icon="task_alt",
         form_class=CloseForm,
         fits=lambda user, ticket: _member(user, ticket) and ticket.is_live,

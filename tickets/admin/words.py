@@ -6,7 +6,7 @@ TICKET = {"OPEN": "info", "ASSIGNED": "good", "PENDING": "warn", "RESOLVED": "ca
 PRIORITY = {"LOW": "calm", "NORMAL": "calm", "HIGH": "warn", "URGENT": "bad"}
 MESSAGE = {
     "RECEIVED": "info", "SCHEDULED": "calm", "QUEUED": "warn", "SENDING": "warn", "UNCONFIRMED": "bad",
-    "SENT": "calm", "DELIVERED": "good", "READ": "brand", "FAILED": "bad", "CANCELED": "calm",
+    "SENT": "calm", "DELIVERED": "calm", "READ": "good", "FAILED": "bad", "CANCELED": "calm",
 }  # fmt: skip
 ROLE = {"ADMIN": "brand", "SUPERVISOR": "info", "AGENT": "calm"}
 AVAILABILITY = {"ONLINE": "good", "AWAY": "warn", "OFFLINE": "calm"}

@@ -149,9 +149,22 @@ class Message(TenantOwned):
         ]
         indexes: ClassVar = [
             models.Index(fields=["contact", "-sent_at", "-position"], name="message_history"),
+            # The outbox: what a line may send next, what a ticket still has to send, what is in flight, what waits for a
+            # time, and what ended badly. Each holds few rows, however many messages there are.
+            models.Index(fields=["session_id", "id"], name="message_due", condition=Q(status="QUEUED")),
             models.Index(
-                fields=["session_id", "ticket", "position"], name="message_outbox",
-                condition=Q(status__in=["QUEUED", "SENDING"]),
+                fields=["ticket", "position"], name="message_live", condition=Q(status__in=["QUEUED", "SENDING"])
+            ),
+            models.Index(
+                fields=["session_id", "lease_until"], name="message_in_flight", condition=Q(status="SENDING")
+            ),
+            models.Index(
+                fields=["session_id", "not_before"], name="message_waiting",
+                condition=Q(status="QUEUED", not_before__isnull=False),
+            ),
+            models.Index(
+                fields=["tenant", "id"], name="message_dead_letters",
+                condition=Q(status__in=["FAILED", "UNCONFIRMED"]),
             ),
             models.Index(
                 fields=["session_id", "status", "sent_at"], name="message_unsettled",
@@ -164,7 +177,7 @@ class Message(TenantOwned):
         ]  # fmt: skip
 
     def __str__(self) -> str:
-        return f"{self.ticket_id} #{self.position}"
+        return f"#{self.position}"
 
 
 class MessageMedia(TenantOwned):

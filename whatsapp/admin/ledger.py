@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from leadengine.admin_site.base import BackOfficeAdmin, ReadOnlyInline, rows_of_tenant
+from leadengine.admin_site.base import BackOfficeAdmin, ReadOnlyInline, paired, rows_of_tenant
 from leadengine.admin_site.display import (
     EMPTY,
     code,
@@ -37,6 +37,9 @@ _ITEM = {
     "pending": "warn", "stored": "good", "enriched": "good", "duplicate": "calm", "applied": "good",
     "ignored": "calm", "parked": "info", "failed": "bad", "discarded": "calm",
 }  # fmt: skip
+_ITEM_WORDS: dict[str, Words] = {
+    "index": "#", "kind": _("kind"), "payload_type": _("content"), "reason": _("reason"), "attempts": _("attempts"),
+}  # fmt: skip
 _OVERDUE = timedelta(minutes=10)  # the drain looks every second: what is due this long has been forgotten
 _MOST_LETTERS = 10_000
 _FATES = {
@@ -55,9 +58,8 @@ class Items(ReadOnlyInline):
     model = WebhookItem
     fields = ("index", "kind", "payload_type", "fate_chip", "reason", "attempts", "went_to", "error_text")
     readonly_fields = fields
-    labels = {
-        "index": "#", "kind": _("kind"), "payload_type": _("content"), "reason": _("reason"), "attempts": _("attempts")
-    }  # fmt: skip
+    labels = _ITEM_WORDS
+    verbose_name_plural = _("items")
     ordering = ("index",)
 
     @column(_("fate"))
@@ -91,8 +93,11 @@ class WebhookEventAdmin(BackOfficeAdmin):
         pick("age", _("period"), {"1h": (_("last hour"), _hours(1)), "24h": (_("last 24 hours"), _hours(24))}),
     )
     fieldsets = (
-        (None, {"fields": ("received", "line", "instance_id", "kind", "status_word", "reason", "attempts", "source")}),
-        (_("Processing"), {"fields": ("processed", "took", "held", "request_id", "error_text")}),
+        (None, {"fields": paired("received", "status_word", "line", "reason", "kind", "instance_id")}),
+        (
+            _("Processing"),
+            {"fields": (*paired("processed", "took", "held", "attempts", "source", "request_id"), "error_text")},
+        ),
         (_("What came"), {"fields": ("payload",)}),
     )
     inlines = (Items,)
@@ -100,7 +105,7 @@ class WebhookEventAdmin(BackOfficeAdmin):
     def get_tabs(self, request: HttpRequest) -> list[tuple[str, Words]]:
         # Orphans and rejected bodies belong to no tenant: only a superuser can see any.
         nobodys = {"ORPHAN", "REJECTED"} if tenant_of(request) else set()
-        return [("", _("All")), *((v, word) for v, word in WebhookEvent.Status.choices if v not in nobodys)]
+        return [("", _("Everything")), *((v, word) for v, word in WebhookEvent.Status.choices if v not in nobodys)]
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).defer("body")  # read for one event, not for a list
@@ -150,6 +155,8 @@ class DeadLetterAdmin(BackOfficeAdmin):
     """Only the dead ones; all items of an event are on the event's page."""
 
     reads = "sessions:read"
+    plural = _("Dead letters")
+    labels = _ITEM_WORDS
     list_display = ("came", "cause", "kind", "payload_type", "fate_chip", "attempts", "event_link", "error_line")
     list_display_links = ("came",)
     list_select_related = ("event",)
@@ -159,7 +166,10 @@ class DeadLetterAdmin(BackOfficeAdmin):
     )
     list_before_template = "admin/dead_letters.html"
     fieldsets = (
-        (None, {"fields": ("came", "cause", "kind", "payload_type", "fate_chip", "attempts", "due", "event_link")}),
+        (
+            None,
+            {"fields": paired("came", "cause", "kind", "payload_type", "fate_chip", "attempts", "due", "event_link")},
+        ),
         (_("Error"), {"fields": ("error_text",)}),
     )
 
@@ -196,7 +206,8 @@ class DeadLetterAdmin(BackOfficeAdmin):
     @column(_("error"))
     def error_line(self, item: WebhookItem) -> SafeString:
         words = item.error if sees_phones() else mask_numbers(item.error)
-        return format_html('<span class="le-last le-muted">{}</span>', words.splitlines()[0] if words else EMPTY)
+        last = words.strip().splitlines()[-1:] or [EMPTY]  # of a traceback, the line that says what happened
+        return format_html('<span class="le-last le-muted">{}</span>', last[0])
 
     @column(_("error"))
     def error_text(self, item: WebhookItem) -> Any:

@@ -13,9 +13,10 @@ from django.utils.translation import gettext_lazy as _
 
 from leadengine.accounts.admin import people
 from leadengine.accounts.models import User
-from leadengine.admin_site.base import BackOfficeAdmin, rows_of_tenant
+from leadengine.admin_site.base import BackOfficeAdmin, paired, rows_of_tenant
 from leadengine.admin_site.display import (
     EMPTY,
+    called,
     chip,
     column,
     last_message,
@@ -59,16 +60,19 @@ class SessionAdmin(BackOfficeAdmin):
     reads = "sessions:read"
     labels = {"connection_id": _("connection id"), "broker_instance_id": _("instance at the broker")}
     newest = ("session_name", "pk")
-    tabs = (("", _("All")), *((value, word) for value, (word, _condition) in _STATES.items()))
-    list_display = ("called", "state", "number", "of", "heard", "acked", "probed", "needs")
+    tabs = (("", _("Everything")), *((value, word) for value, (word, _condition) in _STATES.items()))
+    list_display = ("label", "state", "number", "of", "heard", "acked", "probed", "needs")
     list_select_related = ("owner",)
     list_filter = (pick("state", _("state"), _STATES), rows_of("owner", _("owner"), "owner_id", people))
     search_fields = ("session_name", "connection_id")
     search_help_text = _("Name or connection id")
     fieldsets = (
-        (None, {"fields": ("session_name", "connection_id", "broker_instance_id", "state", "number", "profile", "of")}),
-        (_("Connection"), {"fields": ("wanted", "needs", "paused", "retries", "trouble", "queue_for_new")}),
-        (_("Signs of life"), {"fields": ("since", "ended", "heard", "acked", "probed", "synced")}),
+        (None, {"fields": paired("session_name", "state", "number", "of", "profile", "queue_for_new")}),
+        (
+            _("Connection"),
+            {"fields": paired("connection_id", "broker_instance_id", "wanted", "needs", "paused", "retries")},
+        ),
+        (_("Signs of life"), {"fields": paired("since", "ended", "heard", "acked", "probed", "synced", "trouble")}),
         (_("History"), {"fields": ("history", "webhooks")}),
     )
 
@@ -79,14 +83,14 @@ class SessionAdmin(BackOfficeAdmin):
         return rows
 
     @column(_("name"), header=True)
-    def called(self, session: WhatsAppSession) -> list[str]:
+    def label(self, session: WhatsAppSession) -> list[str]:
         return [session.session_name, session.connection_id]
 
     @column(_("status"))
     def state(self, session: WhatsAppSession) -> SafeString:
         return chip("calm", _("removed")) if session.deleted_at else status_chip(_SESSION, session)
 
-    @column(_("phone"))
+    @column(_("phone number"))
     def number(self, session: WhatsAppSession) -> str:
         return phone(session.phone_number)
 
@@ -167,7 +171,7 @@ class AtendimentoAdmin(BackOfficeAdmin):
     labels = {"unread_count": _("unanswered messages")}
     newest = ("-last_message_at", "-pk")
     tab_parameter = "status"
-    tabs = (("", _("All")), *WhatsAppAtendimento.Status.choices)
+    tabs = (("", _("Everything")), *WhatsAppAtendimento.Status.choices)
     list_display = ("chat", "who", "line", "status_word", "holder", "urgency", "wait", "ticket", "latest")
     list_filter = (
         pick("status", _("status"), {v: (word, Q(status=v)) for v, word in WhatsAppAtendimento.Status.choices}),
@@ -175,8 +179,8 @@ class AtendimentoAdmin(BackOfficeAdmin):
     )
     list_select_related = ("owner",)
     fieldsets = (
-        (None, {"fields": ("chat", "who", "line", "status_word", "of", "holder", "urgency", "wait", "ticket")}),
-        (_("Timeline"), {"fields": ("begun", "latest", "unread_count", "closed")}),
+        (None, {"fields": paired("chat", "who", "line", "status_word", "of", "holder", "urgency", "ticket")}),
+        (_("Timeline"), {"fields": paired("begun", "latest", "wait", "unread_count", "closed")}),
     )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -203,7 +207,7 @@ class AtendimentoAdmin(BackOfficeAdmin):
 
     @column(_("contact"))
     def who(self, row: Any) -> str:
-        return row.contact_name or EMPTY
+        return called(row.contact_name or EMPTY)
 
     @column(_("session"))
     def line(self, row: Any) -> Any:

@@ -39,8 +39,12 @@ def find_line(reference: UUID | str) -> Line | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    connected = row[4] == WhatsAppSession.Status.CONNECTED
-    return Line(*row[:5], connected, row[5], row[6], capabilities_of(loads(row[7])))
+    session_id, owner_tenant, name, wire_name, status, queue_id, replaced_by, stored = row
+    return Line(
+        id=session_id, tenant_id=owner_tenant, name=name, reference=wire_name, status=status,
+        connected=status == WhatsAppSession.Status.CONNECTED, default_queue_id=queue_id, replaced_by=replaced_by,
+        capabilities=capabilities_of(loads(stored)),
+    )  # fmt: skip
 
 
 def capabilities_of(stored: dict[str, Any] | None) -> Capabilities:
@@ -73,7 +77,7 @@ def _event(session: WhatsAppSession, now: datetime) -> SessionUpdated:
     seen = {"lastInboundAt": session.last_inbound_at, "lastAckAt": session.last_ack_at}
     return SessionUpdated(
         tenant_id=session.tenant_id, at=now, session_id=session.pk, connection_id=session.connection_id,
-        session_name=session.session_name, status=session.status, connected=session.connected,
+        name=session.session_name, status=session.status, connected=session.connected,
         desired_state=session.desired_state, version=session.version, change="status", has_qr=bool(session.qr_code),
         qr_version=session.qr_version, qr_expires_at=session.qr_expires_at, reauth_reason=session.reauth_reason,
         duplicate_reason=session.duplicate_reason, last_error=session.last_error, evidence=seen,

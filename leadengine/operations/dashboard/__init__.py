@@ -24,4 +24,4 @@ def show(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     now = timezone.localtime()
     figures = read_figures(tenants=tenants, now=now)
     groups = make_tiles(figures, now)
-    return {**context, "tile_groups": groups, "charts": make_charts(figures, now), "read_at": now}
+    return {**context, "tile_groups": groups, "charts": make_charts(figures), "read_at": now}

@@ -11,7 +11,7 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from tickets.admin.messages import LEFT, SLACK
+from tickets.admin.messages import LEFT, SLACK, first_id
 from whatsapp.admin.ledger import dead_letters
 from whatsapp.admin.sessions import DOWN
 from whatsapp.models import WebhookItem, WhatsAppSession
@@ -31,14 +31,14 @@ _PEOPLE = """
 SELECT count(*) FILTER (WHERE availability = 'ONLINE'), count(*) FROM accounts_user
 WHERE tenant_id = ANY(%s) AND is_active
 """
-# By way of the tickets that changed: no index holds a tenant's messages by time.
+# By way of the tickets that changed, or of the ids: no index holds a tenant's messages by time (sent_since).
 _MESSAGES = """
 SELECT date_trunc('hour', m.sent_at AT TIME ZONE %s) AS hour,
     CASE WHEN m.direction = 'INBOUND' THEN 'in' WHEN m.status = ANY(%s) THEN 'out'
          WHEN m.status = 'FAILED' THEN 'failed' ELSE '' END AS kind,
     CASE WHEN m.status = 'FAILED' THEN coalesce(m.error ->> 'code', '') ELSE '' END AS cause, count(*)
 FROM tickets_ticket t JOIN tickets_message m ON m.ticket_id = t.id
-WHERE t.tenant_id = ANY(%s) AND t.updated_at >= %s AND m.sent_at >= %s
+WHERE t.tenant_id = ANY(%s) AND t.updated_at >= %s AND m.sent_at >= %s AND m.id >= %s
 GROUP BY 1, 2, 3
 """
 _UNCONFIRMED = """
@@ -93,11 +93,11 @@ class Answers:
 
 @dataclass(slots=True)
 class Figures:
+    today: Hour
     queues: list[QueueLoad] = field(default_factory=list)
     online: int = 0
     people: int = 0
     hours: list[Hour] = field(default_factory=list)
-    today: Hour | None = None
     causes: dict[str, int] = field(default_factory=dict)
     unconfirmed: int = 0
     dead: int = 0
@@ -109,15 +109,17 @@ class Figures:
 
 def read_figures(*, tenants: Sequence[UUID], now: datetime) -> Figures:
     """All numbers of some tenants, in nine statements. `now` is local: days and hours begin in its zone."""
-    found = Figures()
     ids, zone = list(tenants), timezone.get_current_timezone_name()
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    found = Figures(today=Hour(midnight))
     first_hour = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
     first_day = midnight - timedelta(days=DAYS - 1)
     found.queues = [QueueLoad(*row) for row in _rows(_LIVE, [now, ids])]
     [(found.online, found.people)] = _rows(_PEOPLE, [ids])
     since = min(midnight, first_hour)
-    _spread(found, _rows(_MESSAGES, [zone, LEFT, ids, since - SLACK, since]), first_hour, midnight)
+    _spread(
+        found, _rows(_MESSAGES, [zone, LEFT, ids, since - SLACK, since, first_id(since - SLACK)]), first_hour, midnight
+    )
     [(found.unconfirmed,)] = _rows(_UNCONFIRMED, [ids, MOST])
     found.dead = dead_letters(WebhookItem.objects.filter(tenant_id__in=ids))[:MOST].count()
     wanted = WhatsAppSession.objects.filter(tenant_id__in=ids, deleted_at=None)
@@ -141,15 +143,14 @@ def _spread(found: Figures, rows: list[Any], first_hour: datetime, midnight: dat
     """Sort counts by (hour, kind, cause) into the hours of the chart, today's sums and the causes of a day."""
     naive = first_hour.replace(tzinfo=None)
     hours = {naive + timedelta(hours=n): Hour(first_hour + timedelta(hours=n)) for n in range(HOURS)}
-    today = Hour(midnight)
     for at, kind, cause, count in rows:
         places = [hours[at]] if at in hours else []
         if at >= midnight.replace(tzinfo=None):
-            places.append(today)
+            places.append(found.today)
         for place in places:
             place.received += count if kind == "in" else 0
             place.sent += count if kind == "out" else 0
             place.failed += count if kind == "failed" else 0
         if kind == "failed" and at in hours:
             found.causes[cause] = found.causes.get(cause, 0) + count
-    found.hours, found.today = list(hours.values()), today
+    found.hours = list(hours.values())

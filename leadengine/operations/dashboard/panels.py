@@ -14,8 +14,18 @@ from django.utils.translation import ngettext
 
 from leadengine.accounts.models import User
 from leadengine.admin_site.display import EMPTY, lasting, screen
-from leadengine.operations.dashboard.charts import Column, Part, Row, draw_columns, draw_ranges, draw_rows, scale_time
-from leadengine.operations.dashboard.figures import MOST, MOST_LEADS, Figures, Hour
+from leadengine.operations.dashboard.charts import (
+    Column,
+    Frame,
+    Part,
+    Row,
+    draw_columns,
+    draw_ranges,
+    draw_rows,
+    scale_count,
+    scale_time,
+)
+from leadengine.operations.dashboard.figures import MOST, MOST_LEADS, Figures
 from leads.models import Lead
 from tickets.models import Message, Queue, Ticket
 from whatsapp.models import WebhookItem, WhatsAppSession
@@ -50,40 +60,48 @@ class Chart:
 
 def make_tiles(figures: Figures, now: datetime) -> list[tuple[str, list[Tile]]]:
     """Two groups: now, and today."""
-    live, waiting = sum(q.live for q in figures.queues), sum(q.waiting for q in figures.queues)
-    late = sum(q.late for q in figures.queues)
-    oldest = min((q.oldest for q in figures.queues if q.oldest), default=None)
-    today = figures.today or Hour(now)
-    waiting_list = screen(Ticket, state="waiting")
+    return [(_("Now"), _present(figures, now)), (_("Today"), _day(figures))]
+
+
+def _present(figures: Figures, now: datetime) -> list[Tile]:
+    live, waiting, late = (sum(getattr(q, name) for q in figures.queues) for name in ("live", "waiting", "late"))
+    oldest = min((queue.oldest for queue in figures.queues if queue.oldest), default=None)
     queues = ngettext("in %d queue", "in %d queues", len(figures.queues)) % len(figures.queues)
-    present = [
-        Tile(_("Live tickets"), str(live), queues if live else _("none open"), "confirmation_number",
-             screen(Ticket, state="live")),
-        Tile(_("Waiting for an answer"), str(waiting), _("%d past the target") % late if late else _("all within target"),
-             "hourglass_top", waiting_list, "bad" if late else ""),
-        Tile(_("Longest wait"), lasting((now - oldest).total_seconds()) if oldest else EMPTY,
-             _("since %s") % _clock(oldest, now) if oldest else _("nobody waits"), "timer", waiting_list,
-             "bad" if late else ""),
-        Tile(_("People online"), str(figures.online), _("of %d") % figures.people, "group",
-             screen(User, availability="ONLINE"), "warn" if waiting and not figures.online else ""),
-        Tile(_("Sessions down"), str(figures.down), _("of %d") % figures.lines, "smartphone",
-             screen(WhatsAppSession, state="down"), "bad" if figures.down else ""),
+    past = _("%d past the target") % late if late else _("all within target")
+    long = lasting((now - oldest).total_seconds()) if oldest else EMPTY
+    since = _("since %s") % _clock(oldest, now) if oldest else _("nobody waits")
+    waiting_list, tone = screen(Ticket, state="waiting"), "bad" if late else ""
+    online, down = screen(User, availability="ONLINE"), screen(WhatsAppSession, state="down")
+    nobody = "warn" if waiting and not figures.online else ""
+    return [
+        Tile(_("Live tickets"), str(live), queues if live else _("none open"), "forum", screen(Ticket, state="live")),
+        Tile(_("Waiting for an answer"), str(waiting), past, "hourglass_top", waiting_list, tone),
+        Tile(_("Longest wait"), long, since, "timer", waiting_list, tone),
+        Tile(_("People online"), str(figures.online), _("of %d") % figures.people, "group", online, nobody),
+        Tile(
+            _("Sessions down"), str(figures.down), _("of %d") % figures.lines, "smartphone", down,
+            "bad" if figures.down else "",
+        ),
     ]  # fmt: skip
-    day = [
-        Tile(_("Received today"), str(today.received), _("messages"), "south_west",
-             screen(Message, state="received", when="today")),
-        Tile(_("Sent today"), str(today.sent), _("messages"), "north_east", screen(Message, state="sent", when="today")),
-        Tile(_("Failed today"), str(today.failed), _("messages"), "error", screen(Message, state="failed", when="today"),
-             "bad" if today.failed else ""),
-        Tile(_("Not confirmed"), _capped(figures.unconfirmed), _("may or may not have left"), "help",
-             screen(Message, state="unconfirmed"), "warn" if figures.unconfirmed else ""),
-        Tile(_("Dead letters"), _capped(figures.dead), _("of the webhook"), "report", screen(WebhookItem),
-             "bad" if figures.dead else ""),
-    ]  # fmt: skip
-    return [(_("Now"), present), (_("Today"), day)]
 
 
-def make_charts(figures: Figures, now: datetime) -> list[Chart]:
+def _day(figures: Figures) -> list[Tile]:
+    today, words = figures.today, _("messages")
+    received, sent, failed = (screen(Message, state=state, when="today") for state in ("received", "sent", "failed"))
+    open_question, dead = screen(Message, state="unconfirmed"), screen(WebhookItem)
+    doubt, left = "warn" if figures.unconfirmed else "", _("may or may not have left")
+    return [
+        Tile(_("Received today"), str(today.received), words, "south_west", received),
+        Tile(_("Sent today"), str(today.sent), words, "north_east", sent),
+        Tile(_("Failed today"), str(today.failed), words, "error", failed, "bad" if today.failed else ""),
+        Tile(_("Not confirmed"), _capped(figures.unconfirmed), left, "help", open_question, doubt),
+        Tile(
+            _("Dead letters"), _capped(figures.dead), _("of the webhook"), "report", dead, "bad" if figures.dead else ""
+        ),
+    ]  # fmt: skip
+
+
+def make_charts(figures: Figures) -> list[Chart]:
     """The five charts, the widest first."""
     return [_hours(figures), _queues(figures), _answers(figures), _causes(figures), _stages(figures)]
 
@@ -96,12 +114,13 @@ def _hours(figures: Figures) -> Chart:
         }  # fmt: skip
         label = _hour(hour.at) if hour.at.hour % 3 == 0 else ""
         columns.append(Column(label, (hour.received, hour.sent), words))
+    ticks = {tick: f"{tick:.0f}" for tick in scale_count(max(max(h.received, h.sent) for h in figures.hours))}
     nothing = not any(hour.received or hour.sent for hour in figures.hours)
     return Chart(
         title=_("Messages per hour"),
         hint=_("received from contacts and sent to them, last 24 hours"),
         link=screen(Message),
-        svg=draw_columns(columns, ("le-in", "le-out"), width=760, height=232, unit=_("messages")),
+        svg=draw_columns(columns, ("le-in", "le-out"), Frame(232, 5, ticks, _("messages"))),
         headers=(_("Hour"), _("Received"), _("Sent")),
         rows=[(_hour(hour.at), hour.received, hour.sent) for hour in figures.hours],
         empty=_("No message in the last 24 hours.") if nothing else "",
@@ -113,19 +132,18 @@ def _hours(figures: Figures) -> Chart:
 def _queues(figures: Figures) -> Chart:
     rows = []
     for queue in figures.queues[:6]:
-        calm = queue.live - queue.waiting
-        parts = (
-            Part(queue.late, "le-late", _("%(queue)s: %(n)d past the target") % {"queue": queue.name, "n": queue.late}),
-            Part(queue.waiting - queue.late, "le-soon",
-                 _("%(queue)s: %(n)d waiting") % {"queue": queue.name, "n": queue.waiting - queue.late}),
-            Part(calm, "le-calm-bar", _("%(queue)s: %(n)d answered") % {"queue": queue.name, "n": calm}),
-        )  # fmt: skip
+        shares = (
+            (queue.late, "le-late", _("%(queue)s: %(n)d past the target")),
+            (queue.waiting - queue.late, "le-soon", _("%(queue)s: %(n)d waiting")),
+            (queue.live - queue.waiting, "le-calm-bar", _("%(queue)s: %(n)d answered")),
+        )
+        parts = [Part(n, fill, words % {"queue": queue.name, "n": n}) for n, fill, words in shares]
         rows.append(Row(queue.name, parts, str(queue.live)))
     return Chart(
         title=_("Live tickets by queue"),
         hint=_("by whether the contact waits for us, and longer than the queue's target"),
         link=screen(Queue),
-        svg=draw_rows(rows, width=360),
+        svg=draw_rows(rows),
         headers=(_("Queue"), _("Live"), _("Waiting"), _("Past the target")),
         rows=[(queue.name, queue.live, queue.waiting, queue.late) for queue in figures.queues],
         empty="" if rows else _("No live ticket: everybody has been answered."),
@@ -134,28 +152,21 @@ def _queues(figures: Figures) -> Chart:
 
 
 def _answers(figures: Figures) -> Chart:
-    ticks = scale_time(max([answer.most or 0 for answer in figures.answers] or [0]))
+    ticks = {tick: lasting(tick) for tick in scale_time(max(answer.most or 0 for answer in figures.answers))}
     columns = []
     for answer in figures.answers:
-        day = formats.date_format(answer.day, "D j")
-        words = _("%(day)s: half within %(half)s, nine of ten within %(most)s") % {
-            "day": day, "half": lasting(answer.half), "most": lasting(answer.most),
-        }  # fmt: skip
-        columns.append(
-            Column(day, (answer.half, answer.most), words if answer.count else _("%s: no first answer") % day)
-        )
+        day, label = formats.date_format(answer.day, "D j"), formats.date_format(answer.day, "D")
+        words = _("%s: no first answer") % day
+        if answer.count:
+            words = _("%(day)s: half within %(half)s, nine of ten within %(most)s") % {
+                "day": day, "half": lasting(answer.half), "most": lasting(answer.most),
+            }  # fmt: skip
+        columns.append(Column(label, (answer.half, answer.most), words))
     return Chart(
         title=_("First response"),
         hint=_("time from the first message of a ticket to our first answer, by day of the answer"),
         link=screen(Ticket),
-        svg=draw_ranges(
-            columns,
-            ("le-half", "le-most"),
-            width=360,
-            height=216,
-            unit="",
-            label={tick: lasting(tick) for tick in ticks},
-        ),
+        svg=draw_ranges(columns, ("le-half", "le-most"), Frame(216, 13, ticks, "")),
         headers=(_("Day"), _("Half within"), _("Nine of ten within"), _("Tickets")),
         rows=[
             (formats.date_format(one.day, "SHORT_DATE_FORMAT"), lasting(one.half), lasting(one.most), one.count)
@@ -173,7 +184,7 @@ def _causes(figures: Figures) -> Chart:
         title=_("Failures by cause"),
         hint=_("messages of the last 24 hours that ended as failed"),
         link=screen(Message, state="failed"),
-        svg=draw_rows(rows, width=360),
+        svg=draw_rows(rows),
         headers=(_("Cause"), _("Messages")),
         rows=[(cause or _("unknown"), n) for cause, n in causes],
         empty="" if rows else _("No failure in the last 24 hours."),
@@ -189,7 +200,7 @@ def _stages(figures: Figures) -> Chart:
         title=_("Leads by stage"),
         hint=_("all leads of the pipeline"),
         link=screen(Lead),
-        svg=draw_rows(rows, width=360),
+        svg=draw_rows(rows),
         headers=(_("Stage"), _("Leads")),
         rows=[(name, _capped(leads, MOST_LEADS)) for name, _colour, leads in figures.stages],
         empty=""

@@ -20,28 +20,29 @@ from tickets.transports import Line, SendOrder
 LEASE_SPARE = timedelta(seconds=30)
 _LOCK = 0x0B0C5  # class of the advisory locks of claimers
 
-# A ticket gives its first live row, and none while one is in flight. A row that its line refused for a while (offline,
-# too fast) holds back the whole line, so that one message asks again and not all of them. `sent_at` is the time of the
-# try from now on: an echo finds its row by it, however long the row had waited.
-# Pace and breaker of section 9 narrow the LIMIT here.
+# How many more a line may have in flight. A row that it refused for a while (offline, too fast) holds back the whole
+# line, so that one message asks again and not all of them. Pace and breaker of section 9 narrow this number.
+_FREE = """
+SELECT CASE WHEN count(*) FILTER (WHERE status = 'QUEUED') > 0 THEN 0
+    ELSE greatest(0, %(most)s - count(*) FILTER (WHERE status = 'SENDING')) END
+FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s AND (status = 'SENDING'
+    OR (status = 'QUEUED' AND wait_reason IN ('SESSION_OFFLINE', 'PACING') AND not_before > %(now)s))
+"""
+# A ticket gives its first live row, and none while one is in flight. `sent_at` is the time of the try from now on: an
+# echo finds its row by it, however long the row had waited. The limit and the array keep the planner from reading the
+# whole table: it knows how few rows there will be.
 _CLAIM = """
-WITH due AS (
-    SELECT m.id FROM tickets_message m
-    WHERE m.session_id = %(session)s AND m.tenant_id = %(tenant)s AND m.status = 'QUEUED'
-        AND (m.not_before IS NULL OR m.not_before <= %(now)s) AND m.wait_reason IS DISTINCT FROM 'RISK_PAUSED'
-        AND NOT EXISTS (SELECT 1 FROM tickets_message e WHERE e.ticket_id = m.ticket_id AND e.id <> m.id
-            AND (e.status = 'SENDING' OR (e.status = 'QUEUED' AND e.position < m.position)))
-        AND NOT EXISTS (SELECT 1 FROM tickets_message h WHERE h.session_id = %(session)s AND h.status = 'QUEUED'
-            AND h.wait_reason IN ('SESSION_OFFLINE', 'PACING') AND h.not_before > %(now)s)
-    ORDER BY m.id
-    LIMIT (SELECT greatest(0, %(most)s - count(*)) FROM tickets_message s
-           WHERE s.session_id = %(session)s AND s.status = 'SENDING')
-    FOR UPDATE SKIP LOCKED
-)
 UPDATE tickets_message m SET status = 'SENDING', claim_token = gen_random_uuid(), claimed_at = %(now)s,
     sent_at = %(now)s, lease_until = %(lease)s, attempts = attempts + 1, wait_reason = NULL, not_before = NULL,
     error = NULL, version = m.version + 1
-FROM due, tickets_ticket t WHERE m.id = due.id AND t.id = m.ticket_id
+FROM tickets_ticket t
+WHERE t.id = m.ticket_id AND m.id = ANY(ARRAY(
+    SELECT d.id FROM tickets_message d
+    WHERE d.session_id = %(session)s AND d.tenant_id = %(tenant)s AND d.status = 'QUEUED'
+        AND (d.not_before IS NULL OR d.not_before <= %(now)s) AND d.wait_reason IS DISTINCT FROM 'RISK_PAUSED'
+        AND NOT EXISTS (SELECT 1 FROM tickets_message e WHERE e.ticket_id = d.ticket_id AND e.id <> d.id
+            AND (e.status = 'SENDING' OR (e.status = 'QUEUED' AND e.position < d.position)))
+    ORDER BY d.id LIMIT %(free)s FOR UPDATE SKIP LOCKED))
 RETURNING m.id, m.ticket_id, m.position, m.version, m.claim_token, m.attempts, m.contact_id, m.payload,
     m.external_reference, m.source, m.type, m.metadata -> 'client', t.queue_id, t.assignee_id,
     (SELECT f.source ->> 'url' FROM tickets_messagemedia f WHERE f.message_id = m.id)
@@ -67,13 +68,12 @@ def claim_due(*, line: Line, now: datetime) -> list[Claim]:
     with tenant_scope(line.tenant_id), connection.cursor() as cursor:
         # One claimer at a time per line: two that overlook each other could exceed its cap, or pass each other.
         cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK, str(line.id)])
-        cursor.execute(
-            _CLAIM,
-            {
-                "session": line.id, "tenant": line.tenant_id, "now": now, "lease": lease,
-                "most": settings.OUTBOUND_CONCURRENCY_PER_SESSION,
-            },
-        )  # fmt: skip
+        where: dict[str, Any] = {"session": line.id, "tenant": line.tenant_id, "now": now}
+        cursor.execute(_FREE, {**where, "most": settings.OUTBOUND_CONCURRENCY_PER_SESSION})
+        free = cursor.fetchone()[0]
+        if not free:
+            return []
+        cursor.execute(_CLAIM, {**where, "lease": lease, "free": free})
         rows = sorted(cursor.fetchall())
         people = load_recipients(tenant_id=line.tenant_id, ids=[row[6] for row in rows]) if rows else {}
         claims = [_claim(line, row, people[row[6]], now) for row in rows]

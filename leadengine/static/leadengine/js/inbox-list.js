@@ -1,7 +1,7 @@
 // The ticket list: fetches its own fragment on every hint and reconciles it into the live DOM, row by row.
 //
-// A row is an <li data-id> with one link. Rows keep their element, so focus, selection and scroll survive; while the
-// pointer is over the list or a row has focus, the order is kept and a pill says how many changes wait.
+// Rows keep their element, so focus, selection and scroll survive; while the pointer is over the list or a row has
+// focus, the order is kept and a pill says how many changes wait.
 const COALESCE = 500, MOST_FETCHED = 100;
 const HINTS = ["messages.new", "message.updated", "ticket.updated", "lead.updated", "resync", "reload", "open", "poll"];
 
@@ -11,77 +11,69 @@ class InboxList extends HTMLElement {
     this.pill = this.querySelector("[data-updates]");
     this.scroller = this.querySelector(".list-scroll");
     this.html = new Map([...this.rows.children].map((row) => [row.dataset.id, row.innerHTML]));
-    for (const hint of HINTS) document.addEventListener(`live:${hint}`, () => this.hint());
-    document.addEventListener("list:refresh", () => this.hint());
+    for (const name of [...HINTS.map((hint) => `live:${hint}`), "list:refresh"]) document.addEventListener(name, () => this.hint());
     document.addEventListener("visibilitychange", () => document.hidden || (this.missed && this.hint()));
     this.addEventListener("list:page", ({ detail }) => this.turn(detail.page, detail.append));
     this.scroller.addEventListener("pointerleave", () => this.settle());
     this.scroller.addEventListener("focusout", () => setTimeout(() => this.settle()));
     this.pill.addEventListener("click", () => this.settle(true));
-    this.title();
+    this.counts(this);
   }
 
-  // One refresh at most every half second, none while the tab is hidden.
+  // At most every half second, not while the tab is hidden.
   hint() {
-    if (document.hidden) {
-      this.missed = true;
-      return;
-    }
-    if (this.timer) return;
-    const rest = COALESCE - (Date.now() - (this.last ?? 0));
-    this.timer = setTimeout(() => this.refresh(), Math.max(0, rest));
+    if (document.hidden) return void (this.missed = true);
+    this.timer ??= setTimeout(() => this.refresh(), Math.max(0, COALESCE - (Date.now() - (this.last ?? 0))));
   }
 
   async refresh() {
-    this.timer = null;
-    this.missed = false;
+    this.timer = this.missed = null;
     if (this.busy) return void (this.again = true);
     this.busy = true;
     this.last = Date.now();
     try {
       const limit = Math.min(Math.max(50, this.rows.children.length), MOST_FETCHED);
-      const page = await this.load(`${this.dataset.url}?${this.query()}&limit=${limit}`);
+      const page = await this.load(new URLSearchParams({ tab: this.dataset.tab, sort: this.dataset.sort, limit }));
       if (page?.querySelector("[data-list]")?.dataset.tab === this.dataset.tab) this.apply(page);
     } finally {
       this.busy = false;
-      if (this.again) {
-        this.again = false;
-        this.hint();
-      }
+      if (this.again) this.hint();
+      this.again = false;
     }
   }
 
-  query() {
-    return new URLSearchParams({ tab: this.dataset.tab, sort: this.dataset.sort }).toString();
-  }
-
-  async load(url) {
+  async load(query) {
     try {
-      const answer = await fetch(url, { headers: { "X-Requested-With": "fetch" } });
+      const answer = await fetch(`${this.dataset.url}?${query}`, { headers: { "X-Requested-With": "fetch" } });
       if (answer.status === 401) document.dispatchEvent(new CustomEvent("session:ended"));
-      if (!answer.ok) return null;
-      return new DOMParser().parseFromString(await answer.text(), "text/html");
+      return answer.ok ? new DOMParser().parseFromString(await answer.text(), "text/html") : null;
     } catch {
-      return null; // the network is away: the socket's bar says so, and polling tries again
+      return null; // the network is away: polling tries again
     }
   }
 
   apply(page) {
     const fresh = [...page.querySelectorAll("[data-rows] > li")];
-    const moving = fresh.filter((row, index) => this.rows.children[index]?.dataset.id !== row.dataset.id);
+    const moving = this.moving(fresh.map((row) => row.dataset.id));
     for (const row of fresh) this.update(row);
-    if (moving.length && this.held()) {
-      this.waiting = page;
-      this.pill.hidden = false;
-      this.pill.querySelector("[data-text]").textContent = this.pill.dataset.words.replace("{n}", moving.length);
-    } else {
-      this.arrange(page, fresh);
-    }
     this.counts(page);
+    if (!moving || !this.held()) return this.arrange(page, fresh);
+    this.waiting = page;
+    this.pill.hidden = false;
+    this.pill.querySelector("[data-text]").textContent = this.pill.dataset.words.replace("{n}", moving);
+  }
+
+  // How many rows would come, go, or rise.
+  moving(ids) {
+    const here = [...this.rows.children].map((row) => row.dataset.id);
+    const [stay, wanted] = [here.filter((id) => ids.includes(id)), ids.filter((id) => here.includes(id))];
+    const rising = wanted.filter((id, index) => stay.indexOf(id) > index).length;
+    return here.length - stay.length + ids.length - wanted.length + rising;
   }
 
   held() {
-    return this.scroller.matches(":hover") || this.rows.contains(document.activeElement);
+    const pointed = matchMedia("(hover: hover)").matches && this.scroller.matches(":hover");
+    return pointed || this.rows.contains(document.activeElement);
   }
 
   // Rows that exist get their new content in place; the link element stays, so it keeps the focus.
@@ -89,10 +81,8 @@ class InboxList extends HTMLElement {
     const row = this.find(fresh.dataset.id);
     if (!row || this.html.get(fresh.dataset.id) === fresh.innerHTML) return;
     this.html.set(fresh.dataset.id, fresh.innerHTML);
-    const [link, next] = [row.querySelector("a"), fresh.querySelector("a")];
     row.className = fresh.className;
-    link.href = next.href;
-    link.innerHTML = next.innerHTML;
+    row.querySelector("a").innerHTML = fresh.querySelector("a").innerHTML;
   }
 
   arrange(page, fresh) {
@@ -114,14 +104,17 @@ class InboxList extends HTMLElement {
     });
     if (whole || this.rows.children.length <= MOST_FETCHED)
       for (const row of [...this.rows.children]) if (!wanted.has(row.dataset.id)) row.remove();
+    this.foot(page);
+  }
+
+  foot(page) {
     this.querySelector("[data-foot]").replaceWith(document.importNode(page.querySelector("[data-foot]"), true));
-    this.mark();
+    document.dispatchEvent(new CustomEvent("list:changed"));
   }
 
   settle(now = false) {
     if (!this.waiting || (!now && this.held())) return;
-    const page = this.waiting;
-    this.arrange(page, [...page.querySelectorAll("[data-rows] > li")]);
+    this.arrange(this.waiting, [...this.waiting.querySelectorAll("[data-rows] > li")]);
     if (now) this.scroller.scrollTop = 0;
   }
 
@@ -129,43 +122,29 @@ class InboxList extends HTMLElement {
     return this.rows.querySelector(`:scope > li[data-id="${CSS.escape(id)}"]`);
   }
 
-  mark() {
-    document.dispatchEvent(new CustomEvent("list:changed"));
-  }
-
   counts(page) {
-    for (const count of page.querySelectorAll("[data-count]")) {
-      const mine = this.querySelector(`[data-count="${count.dataset.count}"]`);
-      if (mine && mine.textContent !== count.textContent) mine.textContent = count.textContent;
-    }
+    for (const { dataset, textContent } of page.querySelectorAll("[data-count]"))
+      this.querySelector(`[data-count="${dataset.count}"]`).textContent = textContent;
     this.dataset.unread = page.querySelector("[data-unread]")?.dataset.unread ?? this.dataset.unread;
-    this.title();
+    document.dispatchEvent(new CustomEvent("list:unread", { detail: { count: Number(this.dataset.unread) || 0 } }));
   }
 
   // Another tab, another order, or the next rows: what list-pages fetched.
   turn(page, append) {
     const fresh = [...page.querySelectorAll("[data-rows] > li")];
-    if (append) {
-      for (const row of fresh)
-        if (!this.find(row.dataset.id)) {
-          this.html.set(row.dataset.id, row.innerHTML);
-          this.rows.append(document.importNode(row, true));
-        }
-      htmx.process(this.rows);
-      this.querySelector("[data-foot]").replaceWith(document.importNode(page.querySelector("[data-foot]"), true));
-      this.mark();
-      return;
+    if (!append) {
+      this.html.clear();
+      this.rows.replaceChildren();
+      this.scroller.scrollTop = 0;
+      this.counts(page);
     }
-    this.html.clear();
-    this.rows.replaceChildren();
-    this.arrange(page, fresh);
-    for (const row of this.rows.children) row.classList.remove("is-new");
-    this.counts(page);
-    this.scroller.scrollTop = 0;
-  }
-
-  title() {
-    document.dispatchEvent(new CustomEvent("list:unread", { detail: { count: Number(this.dataset.unread) || 0 } }));
+    for (const row of fresh)
+      if (!this.find(row.dataset.id)) {
+        this.html.set(row.dataset.id, row.innerHTML);
+        this.rows.append(document.importNode(row, true));
+      }
+    htmx.process(this.rows);
+    this.foot(page);
   }
 }
 

@@ -11,7 +11,7 @@ class MessageComposer extends HTMLElement {
     this.button = this.querySelector("[data-send]");
     this.counter = this.querySelector("[data-count-left]");
     this.saved = this.querySelector("[data-saved]");
-    this.newer = this.querySelector("[data-newer]");
+    this.newer = this.querySelector("[data-collision]");
     this.ticket = this.dataset.ticket;
     this.draft = this.body;
     this.stop = new AbortController();
@@ -55,7 +55,7 @@ class MessageComposer extends HTMLElement {
     this.fit();
   }
 
-  // Enter sends, Shift+Enter breaks; or Ctrl+Enter only, by preference. Enter that ends a composition never sends.
+  // Enter sends, Shift+Enter breaks, or Ctrl+Enter only, by preference. Enter that ends a composition never sends.
   key(event) {
     if (event.key === "Escape") return void this.box.blur();
     if (event.key !== "Enter" || event.isComposing || event.keyCode === 229) return;
@@ -109,14 +109,10 @@ class MessageComposer extends HTMLElement {
     const body = new URLSearchParams({ kind: this.kind, body: this.box.value });
     const headers = { "X-CSRFToken": document.querySelector("meta[name=csrf]").content, "X-Requested-With": "fetch" };
     const said = this.body;
-    try {
-      const answer = await fetch(this.dataset.draftUrl, { method: "POST", body, headers, keepalive: leaving });
-      if (!answer.ok) return;
-      this.draft = said;
-      this.saved.hidden = !this.box.value;
-    } catch {
-      // offline: the next key, or leaving, saves it
-    }
+    const answer = await fetch(this.dataset.draftUrl, { method: "POST", body, headers, keepalive: leaving }).catch(() => null);
+    if (!answer?.ok) return; // offline: the next key, or leaving, saves it
+    this.draft = said;
+    this.saved.hidden = !this.box.value;
   }
 
   put(text, kind) {

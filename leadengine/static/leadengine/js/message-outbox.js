@@ -32,13 +32,11 @@ class MessageOutbox extends HTMLElement {
   write() {
     try {
       localStorage.setItem(this.store, JSON.stringify(this.entries));
-    } catch {
-      // a full or closed storage: the bubble still holds the text
-    }
+    } catch {} // a full or closed storage: the bubble still holds the text
   }
 
   take(entry) {
-    if (this.entries.some((one) => one.key === entry.key && !one.failed)) return;
+    if (!entry.queue && this.entries.some((one) => one.key === entry.key && !one.failed)) return;
     this.entries = this.entries.filter((one) => one.key !== entry.key);
     this.entries.push({ ...entry, at: Date.now() });
     this.write();
@@ -64,10 +62,7 @@ class MessageOutbox extends HTMLElement {
       answer = await fetch(this.dataset.url.replace(/0{8}-(0{4}-){3}0{12}/, entry.ticket), {
         method: "POST",
         headers: { "X-CSRFToken": document.querySelector("meta[name=csrf]").content, "X-Requested-With": "fetch" },
-        body: new URLSearchParams({
-          kind: entry.kind, text: entry.text, key: entry.key, expected: entry.expected ?? "",
-          force: entry.force ? "1" : "", reopen: entry.reopen ? "1" : "", queue: entry.queue ? "1" : "",
-        }),
+        body: form(entry),
       });
       await this.answered(entry, answer);
     } catch {
@@ -86,7 +81,7 @@ class MessageOutbox extends HTMLElement {
     }
     if (answer.status === 401) document.dispatchEvent(new CustomEvent("session:ended"));
     const { error } = await answer.json().catch(() => ({}));
-    if (!error || answer.status === 401 || (answer.status >= 500 && error.code !== "WHATSAPP_NOT_CONFIGURED" && error.code !== "UNSUPPORTED_OPERATION"))
+    if (!error || answer.status === 401)
       return this.say(entry, this.dataset.wordsOffline, ["discard"], "waiting");
     if (error.code === "NEWER_MESSAGE") {
       this.forget(entry);
@@ -108,8 +103,8 @@ class MessageOutbox extends HTMLElement {
     item.querySelector("[data-text]").textContent = entry.text;
     if (!old) document.dispatchEvent(new CustomEvent("thread:pending", { detail: { ticket: entry.ticket, item } }));
     item.classList.toggle("is-failed", Boolean(entry.failed));
-    if (entry.failed) this.say(entry, entry.failed, ["retry", "edit", "discard"], "failed");
-    else this.say(entry, this.dataset.wordsSending, [], "waiting");
+    const ways = entry.failed ? ["retry", "edit", "discard"] : [];
+    this.say(entry, entry.failed || this.dataset.wordsSending, ways, entry.failed ? "failed" : "waiting");
   }
 
   say(entry, words, actions, tone) {
@@ -130,11 +125,7 @@ class MessageOutbox extends HTMLElement {
     const key = action && event.target.closest("[data-key]").dataset.key;
     const entry = this.entries.find((one) => one.key === key);
     if (!entry) return;
-    if (action === "retry") {
-      Object.assign(entry, { failed: "", at: Date.now(), queue: true });
-      this.draw(entry);
-      return void this.flush();
-    }
+    if (action === "retry") return this.take({ ...entry, failed: "", queue: true });
     this.forget(entry);
     if (action === "edit") document.dispatchEvent(new CustomEvent("message:edit", { detail: entry }));
   }
@@ -151,5 +142,8 @@ class MessageOutbox extends HTMLElement {
     this.bubble(entry)?.remove();
   }
 }
+
+const form = ({ kind, text, key, expected, force, reopen, queue }) =>
+  new URLSearchParams({ kind, text, key, expected, force: force ? 1 : "", reopen: reopen ? 1 : "", queue: queue ? 1 : "" });
 
 customElements.define("message-outbox", MessageOutbox);

@@ -11,7 +11,7 @@ class PaneLayout extends HTMLElement {
     on("live:lead.updated", ({ contactId }) => contactId === document.querySelector("#context")?.dataset.contact && this.trigger("#context"));
     on("live:whatsapp.session.updated", () => this.trigger("#ticket-head", "#composer-notices"));
     on("live:open", () => this.trigger("#ticket-head", "#composer-notices"));
-    on("ticket:removed", ({ ticketId }) => location.pathname.includes(ticketId) && this.trigger("#ticket-pane"));
+    on("ticket:removed", ({ ticketId }) => location.pathname.includes(ticketId) && htmx.ajax("GET", location.pathname, "#ticket-pane"));
     on("list:unread", ({ count }) => this.count(count));
     on("htmx:afterSwap", () => this.settle());
     this.addEventListener("click", (event) => event.target.closest("[data-panel-toggle]") && this.panel(event.target.closest(".ticket")));
@@ -29,7 +29,6 @@ class PaneLayout extends HTMLElement {
     this.desk.toggleAttribute("data-open", Boolean(id));
     for (const link of document.querySelectorAll("[data-rows] a[aria-current]")) link.removeAttribute("aria-current");
     if (id) document.querySelector(`[data-rows] li[data-id="${id}"] a`)?.setAttribute("aria-current", "true");
-    document.querySelector("#ticket-pane").setAttribute("hx-get", location.pathname);
   }
 
   // The thread changes by its own events; the panels only when who, where or what of the ticket changed.

@@ -1,0 +1,134 @@
+"""The whole product, a tenant of its own in it, and a real headless Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from tests.e2e.desk import PASSWORD, PEOPLE, Desk
+from tests.product import Product
+
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+]  # fmt: skip
+
+
+class Running(Product):
+    """A product that runs already: LEADENGINE_E2E_RUN_ENV names its run.env. For work on the tests themselves."""
+
+    def __init__(self, run_env: Path) -> None:
+        pairs = (line.partition("=") for line in run_env.read_text().splitlines() if "=" in line)
+        self.env = {key: value.strip("'\"") for key, _, value in pairs}
+
+    def wait_for(self, condition: Any, seconds: float = 30) -> None:
+        self.process = type("Alive", (), {"poll": staticmethod(lambda: None)})()  # type: ignore[assignment]
+        self.log = []
+        super().wait_for(condition, seconds)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    run_env = os.environ.get("LEADENGINE_E2E_RUN_ENV")
+    if run_env:
+        yield Running(Path(run_env))
+        return
+    running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def desk(product: Product) -> Desk:
+    return Desk(product)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        sentence = "No browser: install chromium, or name one with CHROMIUM."
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+class Browsers:
+    """Pages of people, each in a browser of its own; whatever goes wrong in one of them fails the test at its end."""
+
+    def __init__(self, browser: Browser, desk: Desk) -> None:
+        self._browser, self._desk = browser, desk
+        self._cookies: dict[str, Any] = {}
+        self.troubles: list[str] = []
+        self._allowed: list[str] = []
+        self._contexts: list[Any] = []
+
+    def allow(self, *patterns: str) -> None:
+        """Expect troubles of this test: a refusal that it provokes is an error to the browser's console."""
+        self._allowed += patterns
+
+    def page(self, person: str | None = "ana", *, width: int = 1440, height: int = 900, theme: str = "light", **more: Any) -> Page:
+        """A page of a signed-in person (None: of nobody), at the list of all tickets."""
+        context = self._browser.new_context(
+            viewport={"width": width, "height": height}, locale="pt-BR", timezone_id="America/Sao_Paulo",
+            base_url=self._desk.product.url, color_scheme=theme, **more,  # type: ignore[arg-type]
+        )  # fmt: skip
+        context.set_default_timeout(15_000)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self.troubles.append(f"page error: {error}"))
+        page.on("requestfailed", self._failed)
+        if person is not None:
+            self._sign_in(page, person)
+            page.goto("/inbox/?tab=all&sort=newest")
+            page.mouse.move(width - 60, 400)  # the list keeps its order while the pointer is over it
+        return page
+
+    def _sign_in(self, page: Page, person: str) -> None:
+        if person not in self._cookies:
+            page.goto("/login/")
+            page.get_by_label("E-mail").fill(PEOPLE[person])
+            page.get_by_label("Senha", exact=True).fill(PASSWORD)
+            page.get_by_role("button", name="Entrar").click()
+            page.wait_for_url("**/inbox/**")
+            self._cookies[person] = page.context.cookies()
+        page.context.add_cookies(self._cookies[person])
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.troubles.append(f"console {message.type}: {message.text} {message.location.get('url', '')}")
+
+    def _failed(self, request: Request) -> None:
+        # A page that is left takes its requests with it.
+        if "ERR_ABORTED" not in (request.failure or ""):
+            self.troubles.append(f"failed: {request.url} {request.failure}")
+
+    def finish(self) -> list[str]:
+        for context in self._contexts:
+            context.close()
+        return [one for one in self.troubles if not any(re.search(pattern, one) for pattern in self._allowed)]
+
+
+@pytest.fixture
+def browsers(browser: Browser, desk: Desk) -> Iterator[Browsers]:
+    opened = Browsers(browser, desk)
+    yield opened
+    assert opened.finish() == []
