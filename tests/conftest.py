@@ -35,7 +35,8 @@ def django_db_setup(django_db_blocker: Any) -> Iterator[None]:
         admin.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
     passwords = {f"LEADENGINE_{role}_PASSWORD": PASSWORD for role in ("OWNER", "APP", "BACKUP")}
     subprocess.run(
-        [str(find_binaries() / "psql"), "-X", "-q", "-v", f"database={NAME}", "-d", SERVER.geturl(), "-f", "deploy/postgres/roles.sql"],
+        [str(find_binaries() / "psql"), "-X", "-q", "-v", f"database={NAME}", "-d", SERVER.geturl(), "-f",
+         "deploy/postgres/roles.sql"],
         check=True, cwd=ROOT, env={**os.environ, **passwords}, capture_output=True,
     )  # fmt: skip
     with django_db_blocker.unblock():
@@ -55,7 +56,7 @@ def _truncate(self: TransactionTestCase) -> None:
         owner.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
 
 
-TransactionTestCase._fixture_teardown = _truncate  # type: ignore[method-assign]
+setattr(TransactionTestCase, "_fixture_teardown", _truncate)  # noqa: B010 - private, so unknown to its stubs
 
 
 @dataclass

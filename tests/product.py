@@ -46,7 +46,9 @@ class Product:
             self.stop()
             raise AssertionError("up did not become ready:\n" + "".join(self.log[-80:]))
         lines = (data_dir / "run.env").read_text().splitlines()
-        self.env = {k: v.strip("'\"") for k, _, v in (line.partition("=") for line in lines) if k and not k.startswith("#")}
+        self.env = {
+            k: v.strip("'\"") for k, _, v in (line.partition("=") for line in lines) if k and not k.startswith("#")
+        }
 
     def _read(self) -> None:
         assert self.process.stdout is not None

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from asgiref.sync import sync_to_async
+from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
@@ -22,6 +23,7 @@ from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key
 from leadengine.asgi import application
 from leadengine.realtime import hub as hub_module
+from leadengine.realtime.broadcast import group_of
 from tests.conftest import World
 from tests.whatsapp.inbound import text_event
 from tickets.models import QueueMembership, Ticket
@@ -59,8 +61,8 @@ async def connected(user: User) -> AsyncIterator[WebsocketCommunicator]:
 async def _subscribed_to_redis() -> None:
     """Wait until the hub's listeners have really joined their groups."""
     rooms = hub_module.hub().rooms.values()
-    layer: Any = hub_module.get_channel_layer()
-    while any(f"asgi__group__{hub_module.group_of(room.tenant_id)}" not in layer._get_layer().groups for room in rooms):
+    layer: Any = get_channel_layer()
+    while any(f"asgi__group__{group_of(room.tenant_id)}" not in layer._get_layer().groups for room in rooms):
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
 
@@ -204,7 +206,9 @@ async def test_lost_events_are_noticed_and_the_client_is_told_to_look(
         assert (await next_frame(agent, 6))["event"] == "resync"
 
 
-async def test_no_event_leaves_a_transaction_that_rolls_back(committed_world: World) -> None:
+async def test_no_event_leaves_a_transaction_that_rolls_back(
+    committed_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from leadengine.realtime.broadcast import broadcast
     from leadengine.realtime.events import PresenceUpdated
 
@@ -220,12 +224,8 @@ async def test_no_event_leaves_a_transaction_that_rolls_back(committed_world: Wo
                 broadcast(_availability(committed_world, timezone.now(), "ONLINE"))
 
     async with connected(committed_world.agent) as agent:
-        monitor = PresenceUpdated.audience
-        PresenceUpdated.audience = "tenant"
-        try:
-            await sync_to_async(attempt)()
-        finally:
-            PresenceUpdated.audience = monitor
+        monkeypatch.setattr(PresenceUpdated, "audience", "tenant")
+        await sync_to_async(attempt)()
         frames = await frames_until_quiet(agent)
         assert [f["data"]["availability"] for f in frames] == ["ONLINE"]
 
@@ -271,5 +271,3 @@ def _count_refusals(world: World) -> int:
 
 def _key_of(user: User) -> str:
     return create_api_key(owner=user, tenant_id=user.tenant_id, name="t")[0]  # type: ignore[arg-type]
-
-

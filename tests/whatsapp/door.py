@@ -68,7 +68,7 @@ async def acall(
         "headers": [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()],
         "client": (address, 4242), "server": ("testserver", 80), "scheme": "http", "http_version": "1.1",
     }  # fmt: skip
-    communicator = ApplicationCommunicator(application, scope)
+    communicator: Any = ApplicationCommunicator(application, scope)  # type: ignore[no-untyped-call]
     parts = [body[start : start + chunk] for start in range(0, len(body), chunk)] or [b""]
     for index, part in enumerate(parts):
         more = index < len(parts) - 1

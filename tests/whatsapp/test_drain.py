@@ -17,7 +17,7 @@ from tests.conftest import World
 from tests.whatsapp.inbound import corpus_lines, receive, store, text_event
 from tickets.models import CloseReason, Message, Queue, Ticket, TicketEvent
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
-from whatsapp.services import drain
+from whatsapp.services.batch import process_batch
 from whatsapp.services.drain import drain_inbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -137,19 +137,20 @@ def test_late_message_takes_its_place_and_moves_nothing_back(committed_world: Wo
 
 
 def test_poison_waits_alone_and_ends_at_the_desk(committed_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = drain.process_batch
+    real = process_batch
 
     def stumble(*, tenant_id: Any, claims: Any, now: Any) -> None:
         if any("veneno" in (work.item.content.text or "") for claim in claims for work in claim.works):
             raise ValueError("poison")
         real(tenant_id=tenant_id, claims=claims, now=now)
 
-    monkeypatch.setattr(drain, "process_batch", stumble)
+    monkeypatch.setattr("whatsapp.services.drain.process_batch", stumble)
     receive(*(text_event("veneno" if n == 7 else f"boa {n}") for n in range(20)))
     with tenant_scope(committed_world.ipe.pk):
         assert Message.objects.count() == 19
         item = WebhookItem.objects.get(fate="pending")
-        assert item.attempts == 1 and "poison" in item.error and item.due_at > datetime.now(UTC)
+        assert item.attempts == 1 and "poison" in item.error and item.due_at is not None
+        assert item.due_at > datetime.now(UTC)
     for _ in range(5):
         with service_scope("test"):
             WebhookItem.objects.filter(fate="pending").update(due_at=datetime.now(UTC))

@@ -131,5 +131,3 @@ def _persisted(name: str) -> Any:
         for part in path.split("."):
             shown = shown[part]
         return shown
-
-

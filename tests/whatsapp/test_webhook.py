@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 import pytest
+import redis
 from django.test import override_settings
 from prometheus_client import REGISTRY
 
@@ -17,6 +18,7 @@ from leadengine.redis import client
 from tests.conftest import World
 from tests.whatsapp.door import KEY, PATH, call, post
 from tests.whatsapp.inbound import text_event
+from whatsapp.api.webhook import SIGNATURES
 from whatsapp.models import WebhookEvent
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -100,7 +102,9 @@ def test_no_key_configured_refuses_all(committed_world: World) -> None:
     assert counted("no_key_configured") == before + 1
 
 
-@pytest.mark.parametrize("name", ["x-signature", "X-Signature-SHA256", "x-webhook-signature", "x-webhook-signature-sha256"])
+@pytest.mark.parametrize(
+    "name", ["x-signature", "X-Signature-SHA256", "x-webhook-signature", "x-webhook-signature-sha256"]
+)
 @pytest.mark.parametrize("prefix", ["", "sha256="])
 def test_every_signature_header_is_verified(committed_world: World, name: str, prefix: str) -> None:
     raw = json.dumps(text_event()).encode()
@@ -198,9 +202,7 @@ def test_without_postgresql_the_answer_is_503_and_the_broker_repeats(committed_w
 
 
 def test_without_redis_the_event_is_stored_all_the_same(committed_world: World, monkeypatch: Any) -> None:
-    from leadengine import redis as module
-
-    dead = module.redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
+    dead = redis.Redis(host="127.0.0.1", port=1, socket_connect_timeout=0.2)
     monkeypatch.setattr("leadengine.wake.client", lambda: dead)
     assert post(text_event()).status == 202
     assert len(events()) == 1
