@@ -84,6 +84,11 @@ class Broker:
         found: list[dict[str, Any]] = self.control(f"{instance}/sent", method="GET")
         return found
 
+    def asked(self, instance: str = "ipe-01") -> int:
+        """How many sends it admitted lately, those included that it still types."""
+        answer = requests.get(f"{self.url}/instances/{instance}", headers={"x-api-key": KEY}, timeout=10)
+        return int(answer.json()["rate"]["inWindow"])
+
     def texts(self, instance: str = "ipe-01") -> list[str]:
         return [one["text"] for one in self.sent(instance)]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import polib
+import polib  # type: ignore[import-untyped]
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +31,6 @@ def test_what_runs_is_what_is_written() -> None:
 
 
 def test_placeholders_are_kept() -> None:
-    import re
-
     names = re.compile(r"%\(\w+\)[sd]|%[sd]|\{\w+\}")
     for one in polib.pofile(str(CATALOGUE)):
         for text in [one.msgstr, *one.msgstr_plural.values()]:
@@ -38,14 +38,18 @@ def test_placeholders_are_kept() -> None:
             assert one.msgid_plural or set(names.findall(text)) == set(names.findall(one.msgid)), one.msgid
 
 
-@pytest.mark.skipif(shutil.which("xgettext") is None, reason="gettext is a tool for writing translations, not needed to run")
+@pytest.mark.skipif(
+    shutil.which("xgettext") is None, reason="gettext is a tool for writing translations, not needed to run"
+)
 def test_every_text_of_the_product_is_in_the_catalogue(tmp_path: Path) -> None:
     """What makemessages would find now, found in a copy of the tree."""
     for folder in ("leadengine", "leads", "tickets", "whatsapp"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "static", "assets"))
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "static", "assets")
+        )
     made = subprocess.run(
         [sys.executable, "-m", "django", "makemessages", "-l", "pt_BR", "--no-location", "--no-obsolete", "-v0"],
-        cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "DJANGO_SETTINGS_MODULE": "leadengine.settings", "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

@@ -15,7 +15,10 @@ urlpatterns = [
     path("inbox/list/", fragments.list_rows, name="list"),
     path(_TICKET, pages.ticket, name="ticket"),
     path(_TICKET + "thread/", fragments.thread, name="thread"),
-    *[path(f"{_TICKET}{part}/", fragments.panel, {"part": part}, name=part) for part in ("header", "context", "notices")],
+    *[
+        path(f"{_TICKET}{part}/", fragments.panel, {"part": part}, name=part)
+        for part in ("header", "context", "notices")
+    ],
     path("inbox/media/<uuid:message_id>/thumbnail", fragments.thumbnail, name="thumbnail"),
     path(_TICKET + "messages/", actions.send, name="send"),
     path(_TICKET + "take/", actions.take, name="take"),

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.conf import settings
-from django.contrib.auth.forms import PasswordChangeForm
 from django.utils.translation import gettext_lazy as _
 
 from leadengine.accounts.models import User
@@ -25,7 +24,7 @@ class LoginForm(forms.Form):
     remember = forms.BooleanField(required=False)
 
 
-class ProfileForm(forms.ModelForm):
+class ProfileForm(forms.ModelForm):  # type: ignore[type-arg]  # not subscriptable at run time
     """Name and language."""
 
     locale = forms.ChoiceField(label=_("Language"), choices=settings.LANGUAGES)
@@ -62,12 +61,3 @@ class DeskStateForm(forms.Form):
 
     listWidth = forms.IntegerField(required=False, min_value=300, max_value=420)
     theme = forms.ChoiceField(choices=THEMES, required=False)
-
-
-class PasswordForm(PasswordChangeForm):
-    """The old password and, twice, a new one."""
-
-    error_messages: ClassVar = {
-        **PasswordChangeForm.error_messages,
-        "password_incorrect": _("This is not your present password."),
-    }

@@ -9,9 +9,11 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import login, logout, update_session_auth_hash
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.contrib.auth.forms import PasswordChangeForm
+from django.http import HttpRequest, HttpResponse, HttpResponseServerError
 from django.middleware.csrf import get_token
 from django.shortcuts import redirect, render, resolve_url
+from django.template.loader import render_to_string
 from django.utils import timezone, translation
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
@@ -26,7 +28,6 @@ from leadengine.accounts.forms import (
     THEMES,
     DeskStateForm,
     LoginForm,
-    PasswordForm,
     PreferencesForm,
     ProfileForm,
 )
@@ -78,11 +79,16 @@ def account(request: HttpRequest) -> HttpResponse:
     forms: dict[str, Any] = {
         "profile": ProfileForm(request.POST if part == "profile" else None, instance=user),
         "preferences": PreferencesForm(request.POST if part == "preferences" else None),
-        "password": PasswordForm(user, request.POST if part == "password" else None),
+        "password": PasswordChangeForm(user, request.POST if part == "password" else None),
     }
     form = forms.get(part)
     if form is not None and form.is_valid():
-        {"profile": _save_profile, "preferences": _save_preferences, "password": _save_password}[part](request, form)
+        if part == "profile":
+            _save_profile(request, form)
+        elif part == "preferences":
+            _save_preferences(request, form)
+        else:
+            _save_password(request, form)
         return redirect("account")
     context = {
         **forms, "chosen": PreferencesForm.of(user), "themes": THEMES, "densities": DENSITIES, "send_keys": SEND_KEYS,
@@ -120,24 +126,25 @@ def language(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def not_found(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+def not_found(request: HttpRequest, *_why: object, **_more: object) -> HttpResponse:
     """404."""
     return error_page(request, 404)
 
 
-def forbidden(request: HttpRequest, exception: Exception | None = None, reason: str = "") -> HttpResponse:
+def forbidden(request: HttpRequest, *_why: object, **_more: object) -> HttpResponse:
     """403, also of the CSRF check."""
     return error_page(request, 403)
 
 
-def bad_request(request: HttpRequest, exception: Exception | None = None) -> HttpResponse:
+def bad_request(request: HttpRequest, *_why: object, **_more: object) -> HttpResponse:
     """400."""
     return error_page(request, 400)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """500: nothing here may fail again, so no context processor and no database."""
-    return error_page(request, 500)
+    text = render_to_string("500.html", {"request_id": getattr(request, "request_id", "")})
+    return HttpResponseServerError(text)
 
 
 def error_page(request: HttpRequest, status: int) -> HttpResponse:
@@ -192,7 +199,7 @@ def _save_preferences(request: HttpRequest, form: PreferencesForm) -> None:
     messages.success(request, _("Your preferences were saved."))
 
 
-def _save_password(request: HttpRequest, form: PasswordForm) -> None:
+def _save_password(request: HttpRequest, form: PasswordChangeForm) -> None:
     """A new password ends every other session: they are signed with the old hash."""
     user = form.save()
     update_session_auth_hash(request, user)

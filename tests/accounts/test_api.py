@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from leadengine.accounts.models import ApiKey, AuditLog, LoginFailure, Tenant, User
 from leadengine.accounts.scopes import service_scope
 from leadengine.accounts.serializers import LoginShape, MeShape, UserShape
+from leadengine.accounts.services import create_api_key
 from tests.api import by_cookie, by_key, refused, send
 from tests.conftest import World
 
@@ -99,6 +100,14 @@ def test_key_with_a_list_of_rights_has_no_other(world: World) -> None:
     ApiKey.objects.update(scopes=["contacts:read"])
     assert client.get("/api/contacts").status_code == 200
     assert refused(send(client, "get", "/api/leads")) == (403, "FORBIDDEN")
+
+
+def test_key_of_a_superuser_acts_in_its_own_tenant_only(world: World) -> None:
+    with service_scope("test"):
+        key, _ = create_api_key(owner=world.superuser, tenant_id=world.ipe.pk, name="test")
+    client = Client(headers={"X-API-Key": key})
+    assert [queue["name"] for queue in send(client, "get", "/api/queues")[1]["data"]] == ["Recepcao"]
+    assert len(send(by_cookie(world.superuser), "get", "/api/queues")[1]["data"]) == 2
 
 
 def test_cookie_of_a_tenant_that_was_switched_off_is_refused(world: World) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
-from tests.e2e.desk import PASSWORD, PEOPLE, Desk
+from tests.e2e.desk import PASSWORD, Desk
 from tests.product import Product
 
 ARGUMENTS = [
@@ -29,7 +29,7 @@ class Running(Product):
         self.env = {key: value.strip("'\"") for key, _, value in pairs}
 
     def wait_for(self, condition: Any, seconds: float = 30) -> None:
-        self.process = type("Alive", (), {"poll": staticmethod(lambda: None)})()  # type: ignore[assignment]
+        self.process = type("Alive", (), {"poll": staticmethod(lambda: None)})()
         self.log = []
         super().wait_for(condition, seconds)
 
@@ -84,7 +84,9 @@ class Browsers:
         """Expect troubles of this test: a refusal that it provokes is an error to the browser's console."""
         self._allowed += patterns
 
-    def page(self, person: str | None = "ana", *, width: int = 1440, height: int = 900, theme: str = "light", **more: Any) -> Page:
+    def page(
+        self, person: str | None = "ana", *, width: int = 1440, height: int = 900, theme: str = "light", **more: Any
+    ) -> Page:
         """A page of a signed-in person (None: of nobody), at the list of all tickets."""
         context = self._browser.new_context(
             viewport={"width": width, "height": height}, locale="pt-BR", timezone_id="America/Sao_Paulo",
@@ -105,7 +107,7 @@ class Browsers:
     def _sign_in(self, page: Page, person: str) -> None:
         if person not in self._cookies:
             page.goto("/login/")
-            page.get_by_label("E-mail").fill(PEOPLE[person])
+            page.get_by_label("E-mail").fill(self._desk.people[person])
             page.get_by_label("Senha", exact=True).fill(PASSWORD)
             page.get_by_role("button", name="Entrar").click()
             page.wait_for_url("**/inbox/**")

@@ -11,10 +11,8 @@ from typing import Any
 from tests.product import ROOT, Product
 
 PASSWORD = "abacaxi-maduro-7"
-PEOPLE = {"ana": "ana@casa.test", "bruno": "bruno@casa.test", "sofia": "sofia@casa.test", "caio": "caio@casa.test"}
-LINE = "casa-01"
 ASSETS = ROOT / "whatsapp" / "simulator" / "assets"
-_NAMES = {"ana": "Ana Ribeiro", "bruno": "Bruno Carvalho", "sofia": "Sofia Martins", "caio": "Caio Novato"}
+NAMES = {"ana": "Ana Ribeiro", "bruno": "Bruno Carvalho", "sofia": "Sofia Martins", "caio": "Caio Novato"}
 _phones = itertools.count(int(time.time()) % 1_000_000)
 
 
@@ -31,12 +29,12 @@ class Customer:
     def sends(self, *bodies: dict[str, Any]) -> list[str]:
         """Send messages of any kind, as one batch; returns the provider ids."""
         calls = [{"from": self.phone, "pushName": self.name, **body} for body in bodies]
-        ids: list[str] = self.desk.product.simulate(f"/_sim/{LINE}/inbound", calls)["ids"]
+        ids: list[str] = self.desk.product.simulate(f"/_sim/{self.desk.line_id}/inbound", calls)["ids"]
         return ids
 
     def got(self) -> list[dict[str, Any]]:
         """What was sent to them, as the broker keeps it."""
-        sent = self.desk.product.simulate(f"/_sim/{LINE}/sent")
+        sent = self.desk.product.simulate(f"/_sim/{self.desk.line_id}/sent")
         return [one for one in sent if self.phone in str(one)]
 
     @property
@@ -61,29 +59,30 @@ class Customer:
 
 
 class Desk:
-    """The provisioned tenant."""
+    """A provisioned tenant: two agents, a supervisor, an agent without a queue, and a line."""
 
-    def __init__(self, product: Product) -> None:
-        self.product = product
+    def __init__(self, product: Product, slug: str = "casa", name: str = "Casa Verde") -> None:
+        self.product, self.slug, self.line_id = product, slug, f"{slug}-01"
+        self.people = {person: f"{person}@{slug}.test" for person in NAMES}
         roles = {"sofia": "SUPERVISOR"}
         product.provision(
             {
                 "tenants": [
                     {
-                        "slug": "casa", "name": "Casa Verde", "timezone": "America/Sao_Paulo",
+                        "slug": slug, "name": name, "timezone": "America/Sao_Paulo",
                         "queues": [{"name": "Recepção"}, {"name": "Vendas"}],
                         "users": [
                             {
-                                "email": email, "name": _NAMES[person], "password": PASSWORD,
+                                "email": email, "name": NAMES[person], "password": PASSWORD,
                                 "role": roles.get(person, "AGENT"),
                                 "queues": [] if person == "caio" else ["Recepção", "Vendas"],
                             }
-                            for person, email in PEOPLE.items()
+                            for person, email in self.people.items()
                         ],
                         "sessions": [
                             {
-                                "connectionId": LINE, "brokerInstanceId": LINE, "name": "Loja", "status": "connected",
-                                "owner": PEOPLE["sofia"],
+                                "connectionId": self.line_id, "brokerInstanceId": self.line_id, "name": "Loja",
+                                "status": "connected", "owner": self.people["sofia"],
                             }
                         ],
                     }
@@ -93,13 +92,15 @@ class Desk:
         # Colleagues see each other's tickets in their queues: what the tests of two people need.
         self.change(
             """UPDATE tickets_queuemembership SET visibility = 'QUEUE'
-               WHERE tenant_id = (SELECT id FROM accounts_tenant WHERE slug = 'casa')"""
+               WHERE tenant_id = (SELECT id FROM accounts_tenant WHERE slug = %s)""",
+            slug,
         )
         self.behave()
 
     def behave(self, **keys: Any) -> None:
-        """How the line behaves at the simulator; nothing: as it should."""
-        self.product.simulate(f"/_sim/{LINE}/behaviour", {"autoAck": [2, 3], **keys} if keys else {})
+        """How the line behaves at the simulator from now on; nothing: as it should."""
+        for body in ({}, {"autoAck": [2, 3], **keys}):
+            self.product.simulate(f"/_sim/{self.line_id}/behaviour", body)
 
     def customer(self, name: str) -> Customer:
         """A new customer with a phone of their own, whose end is part of the name: a product may outlive a run."""
@@ -122,7 +123,7 @@ class Desk:
 
     def line(self, status: str) -> None:
         """What the product believes of the line's state; what waited for a connection is due when there is one."""
-        self.change("UPDATE whatsapp_sessions SET status = %s WHERE connection_id = %s", status, LINE)
+        self.change("UPDATE whatsapp_sessions SET status = %s WHERE connection_id = %s", status, self.line_id)
         if status == "connected":
             self.change("UPDATE tickets_message SET not_before = now() WHERE wait_reason = 'SESSION_OFFLINE'")
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from tests.e2e.conftest import Browsers
-from tests.e2e.desk import LINE, Customer, Desk
+from tests.e2e.desk import Customer, Desk
 
 MINUTE = 60_000
 
@@ -52,7 +52,7 @@ def test_a_message_appears_everywhere_and_the_answer_goes_back(browsers: Browser
     expect(box).to_have_value("")
     expect(sent.locator("[data-status=DELIVERED]")).to_be_visible()
     (at_broker,) = maria.got()
-    desk.product.simulate(f"/_sim/{LINE}/ack", {"id": at_broker["id"], "status": 4})
+    desk.product.simulate(f"/_sim/{desk.line_id}/ack", {"id": at_broker["id"], "status": 4})
     expect(sent.locator(".tick.is-read[data-status=READ]")).to_be_visible()
     expect(row_of(bruno, maria)).to_contain_text("Ana: Abrimos sim, até as 18h!")
 
@@ -66,7 +66,8 @@ class Wire:
     """The page's network: the socket and HTTP can be cut and given back."""
 
     def __init__(self, page: Page) -> None:
-        self.page, self.sockets, self.down = page, [], False
+        self.page, self.down = page, False
+        self.sockets: list[WebSocketRoute] = []
         page.route_web_socket(re.compile("/ws/$"), self._opened)
 
     def _opened(self, socket: WebSocketRoute) -> None:
@@ -88,7 +89,9 @@ class Wire:
         self.page.context.set_offline(False)
 
 
-def test_a_cut_amid_two_hundred_messages_leaves_the_screen_equal_to_the_database(browsers: Browsers, desk: Desk) -> None:
+def test_a_cut_amid_two_hundred_messages_leaves_the_screen_equal_to_the_database(
+    browsers: Browsers, desk: Desk
+) -> None:
     browsers.allow(r"ERR_INTERNET_DISCONNECTED", r"WebSocket")
     page = browsers.page("ana")
     wire = Wire(page)
@@ -110,7 +113,7 @@ def test_a_cut_amid_two_hundred_messages_leaves_the_screen_equal_to_the_database
         joao.writes(*(f"mensagem {number}" for number in range(start, start + 50)))
     other.writes("e eu também")
     for sent in joao.got():
-        desk.product.simulate(f"/_sim/{LINE}/ack", {"id": sent["id"], "status": 4})
+        desk.product.simulate(f"/_sim/{desk.line_id}/ack", {"id": sent["id"], "status": 4})
     desk.product.wait_for(lambda: len(joao.messages()) == 203 and sum(s == "READ" for _, s in joao.messages()) == 2)
 
     wire.mend()
@@ -203,7 +206,9 @@ def line_again(desk: Desk) -> Any:
     desk.line("connected")
 
 
-def test_a_line_that_is_offline_says_so_and_takes_the_message_for_later(browsers: Browsers, desk: Desk, line_again: None) -> None:
+def test_a_line_that_is_offline_says_so_and_takes_the_message_for_later(
+    browsers: Browsers, desk: Desk, line_again: None
+) -> None:
     nina = desk.customer("Nina Espera")
     nina.writes("Oi!")
     page = browsers.page("ana")

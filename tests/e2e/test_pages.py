@@ -6,14 +6,14 @@ import gzip
 import re
 import time
 from pathlib import Path
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Browsers
-from tests.e2e.desk import PASSWORD, PEOPLE, Desk, media
+from tests.e2e.desk import PASSWORD, Desk, media
 from tests.e2e.test_conversation import bubbles, open_ticket, row_of
 from tests.product import ROOT
 
@@ -138,7 +138,12 @@ def test_hostile_content_stays_text(browsers: Browsers, desk: Desk) -> None:
         "{{ user.password }} {% load %}", "\u202e<b>olá</b>",
     ]  # fmt: skip
     eve.writes(*attacks)
-    eve.sends({"media": media("document", "pedido.pdf", fileName='"><img src=x onerror=window.hit=1>.pdf'), "caption": "<i>x</i>"})
+    eve.sends(
+        {
+            "media": media("document", "pedido.pdf", fileName='"><img src=x onerror=window.hit=1>.pdf'),
+            "caption": "<i>x</i>",
+        }
+    )
     open_ticket(page, eve)
     expect(page.locator("[data-items] > .message")).to_have_count(len(attacks) + 1)
     shown = bubbles(page).all_inner_texts()
@@ -157,18 +162,18 @@ def test_a_wrong_pair_is_refused_in_one_sentence_and_then_locked(browsers: Brows
     page.goto("/inbox/?tab=queue")
     expect(page).to_have_url(re.compile(r"/login/\?next=/inbox/%3Ftab%3Dqueue"))
     texts = set()
-    for email in (PEOPLE["caio"], "ninguem@casa.test"):
+    for email in (desk.people["caio"], "ninguem@casa.test"):
         page.get_by_label("E-mail").fill(email)
         page.get_by_label("Senha", exact=True).fill("errada-mesmo")
         page.get_by_role("button", name="Entrar").click()
         texts.add(page.get_by_role("alert").inner_text())
     assert texts == {"E-mail ou senha incorretos."}
     for _ in range(4):
-        page.get_by_label("E-mail").fill(PEOPLE["caio"])
+        page.get_by_label("E-mail").fill(desk.people["caio"])
         page.get_by_label("Senha", exact=True).fill("errada-mesmo")
         page.get_by_role("button", name="Entrar").click()
         expect(page.get_by_role("alert")).to_contain_text(re.compile("incorretos|Muitas tentativas"))
-    page.get_by_label("E-mail").fill(PEOPLE["caio"])
+    page.get_by_label("E-mail").fill(desk.people["caio"])
     page.get_by_label("Senha", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Entrar").click()
     expect(page.get_by_role("alert")).to_contain_text(re.compile(r"Tente de novo em \d+ minutos"))
@@ -179,10 +184,10 @@ def test_a_wrong_pair_is_refused_in_one_sentence_and_then_locked(browsers: Brows
     expect(page.locator("[data-foot]")).to_contain_text("Você ainda não está em uma fila")
 
 
-def test_next_leads_to_this_host_only(browsers: Browsers) -> None:
+def test_next_leads_to_this_host_only(browsers: Browsers, desk: Desk) -> None:
     page = browsers.page(None)
     page.goto("/login/?next=https://evil.test/")
-    page.get_by_label("E-mail").fill(PEOPLE["bruno"])
+    page.get_by_label("E-mail").fill(desk.people["bruno"])
     page.get_by_label("Senha", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Entrar").click()
     expect(page).to_have_url(re.compile(r"127\.0\.0\.1:\d+/inbox/"))
@@ -192,7 +197,7 @@ def test_a_session_that_ends_asks_over_the_page_and_goes_on(browsers: Browsers, 
     browsers.allow(r"status of 401", r"WebSocket")
     page = browsers.page(None)
     page.goto("/login/")
-    page.get_by_label("E-mail").fill(PEOPLE["bruno"])
+    page.get_by_label("E-mail").fill(desk.people["bruno"])
     page.get_by_label("Senha", exact=True).fill(PASSWORD)
     page.get_by_role("button", name="Entrar").click()
     page.goto("/inbox/?tab=all&sort=newest")
@@ -205,7 +210,7 @@ def test_a_session_that_ends_asks_over_the_page_and_goes_on(browsers: Browsers, 
     page.locator("message-composer textarea").press("Enter")
     dialog = page.get_by_role("dialog", name="Sua sessão terminou")
     expect(dialog).to_be_visible()
-    dialog.get_by_label("E-mail").fill(PEOPLE["bruno"])
+    dialog.get_by_label("E-mail").fill(desk.people["bruno"])
     dialog.get_by_label("Senha", exact=True).fill(PASSWORD)
     dialog.get_by_role("button", name="Entrar").click()
     expect(dialog).to_be_hidden()
@@ -262,7 +267,7 @@ def test_both_languages_leave_nothing_untranslated(browsers: Browsers, desk: Des
     for word in ("Conversas", "Minhas", "Encerradas", "Fila"):
         assert word in portuguese
         assert word not in page.locator("nav.tabs, .list-head").all_inner_texts()
-    desk.change("UPDATE accounts_user SET locale = 'pt-br' WHERE email = %s", PEOPLE["sofia"])
+    desk.change("UPDATE accounts_user SET locale = 'pt-br' WHERE email = %s", desk.people["sofia"])
 
 
 def test_weights(browsers: Browsers, desk: Desk) -> None:
@@ -272,16 +277,19 @@ def test_weights(browsers: Browsers, desk: Desk) -> None:
         assert len(path.read_text().splitlines()) <= 150, path.name
         assert "import " not in path.read_text(), path.name
     page = browsers.page("ana")
-    answers: dict[str, Any] = {}
-    page.on("response", lambda answer: answers.setdefault(answer.url, answer))
+    addresses: set[str] = set()
+    page.on("request", lambda request: addresses.add(request.url))
     page.reload()
     expect(page.locator("event-socket")).to_be_hidden()
-    html = next(answer for url, answer in answers.items() if "/inbox/?" in url)
-    files = [answer for url, answer in answers.items() if "/static/" in url]
-    total = sum(len(gzip.compress(answer.body(), 9)) for answer in [html, *files])
-    assert total <= 200_000
-    assert {requests.utils.urlparse(url).netloc for url in answers} == {desk.product.url.removeprefix("http://")}  # type: ignore[attr-defined]
-    assert len(html.body()) <= 60_000
+    page.wait_for_load_state("networkidle")
+    cookies = {one["name"]: one["value"] for one in page.context.cookies()}
+    html = requests.get(page.url, cookies=cookies, timeout=10)
+    assert len(html.content) <= 60_000
+    files = [requests.get(address, timeout=10) for address in addresses if "/static/" in address]
+    assert len(files) >= 20
+    assert sum(len(gzip.compress(answer.content, 9)) for answer in [html, *files]) <= 200_000
+    assert all("immutable" in answer.headers["cache-control"] for answer in files)
+    assert {urlsplit(address).netloc for address in addresses} == {urlsplit(desk.product.url).netloc}
     policy = html.headers["content-security-policy"]
     assert "unsafe" not in policy
     assert "script-src 'self'" in policy

@@ -1,10 +1,11 @@
-"""The pictures of the README and docs, made from the running product: `python3 manage.py test tests/e2e/test_screenshots.py`.
+"""The pictures of README and docs, from the running product: `python3 manage.py test tests/e2e/test_screenshots.py`.
 
 They are written to .data-test/screenshots; SCREENSHOTS_TO_DOCS=1 copies the chosen set to docs/images.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import time
@@ -14,13 +15,14 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Browsers
-from tests.e2e.desk import ASSETS, LINE, Customer, Desk, media, shots_folder
-from tests.e2e.test_conversation import open_ticket
-from tests.product import ROOT
+from tests.e2e.desk import ASSETS, Customer, Desk, media, shots_folder
+from tests.e2e.test_conversation import open_ticket, row_of
+from tests.product import ROOT, Product
 
 MINUTE, HOUR, DAY = 60, 3600, 86_400
 CHOSEN = ("inbox-light", "inbox-dark", "phone-list", "phone-thread", "login", "states", "admin")
 MOST_BYTES = 250_000
+SQUARE = {"degreesLatitude": -27.5954, "degreesLongitude": -48.548, "name": "Praça XV de Novembro"}
 
 
 class Person(Customer):
@@ -35,8 +37,6 @@ class Person(Customer):
 
 def picture(name: str, caption: str = "") -> dict[str, Any]:
     """A photo with the small picture that phones send along."""
-    import base64
-
     thumb = base64.b64encode((ASSETS / name.replace(".jpg", ".thumb.jpg")).read_bytes()).decode()
     size = (ASSETS / name).stat().st_size
     image = {"mimetype": "image/jpeg", "fileLength": size, "height": 960, "width": 1280, "jpegThumbnail": thumb}
@@ -46,12 +46,23 @@ def picture(name: str, caption: str = "") -> dict[str, Any]:
 def save(page: Page, name: str) -> None:
     page.evaluate("document.activeElement?.blur()")
     page.evaluate("document.fonts.ready")
+    for image in page.locator("img").all():
+        image.scroll_into_view_if_needed()
+        expect(image).to_have_js_property("complete", True)
+    if page.locator("thread-scroll").count():
+        page.evaluate("document.querySelector('thread-scroll').toEnd()")
     page.wait_for_load_state("networkidle")
     path = shots_folder() / f"{name}.png"
     page.screenshot(path=path, animations="disabled")
     if os.environ.get("SCREENSHOTS_TO_DOCS") == "1" and name in CHOSEN:
         assert path.stat().st_size < MOST_BYTES, f"{name} weighs {path.stat().st_size} bytes"
         shutil.copy(path, ROOT / "docs" / "images" / path.name)
+
+
+@pytest.fixture(scope="module")
+def desk(product: Product) -> Desk:
+    """A tenant of its own, so that no other test stands in the picture."""
+    return Desk(product, "ipe", "Ipê Calçados")
 
 
 @pytest.fixture(scope="module")
@@ -74,14 +85,18 @@ def people(desk: Desk) -> dict[str, Person]:
     desk.behave(autoAck=[2, 3, 4], ackDelayMs=150)
     desk.change(
         """UPDATE tickets_queue SET colour = CASE name WHEN 'Vendas' THEN '#175CD3' ELSE '#0B6E4F' END
-           WHERE tenant_id = (SELECT id FROM accounts_tenant WHERE slug = 'casa')"""
+           WHERE tenant_id = (SELECT id FROM accounts_tenant WHERE slug = 'ipe')"""
     )
-    known["marina"].ago(26 * HOUR, "Oi, tudo bem? 😊", "Comprei um tênis com vocês e queria saber se ainda dá pra trocar o tamanho")
-    known["cida"].ago(21 * MINUTE, "minha filha, o sapato chegou com a caixa toda amassada 😢", picture("caixa.jpg", "olha só"))
+    known["marina"].ago(
+        26 * HOUR, "Oi, tudo bem? 😊", "Comprei um tênis com vocês e queria saber se ainda dá pra trocar o tamanho"
+    )
+    known["cida"].ago(
+        21 * MINUTE, "minha filha, o sapato chegou com a caixa toda amassada 😢", picture("caixa.jpg", "olha só")
+    )
     known["rafael"].ago(
         12 * MINUTE, "Qual o prazo de entrega pra Floripa?",
         {"media": media("document", "pedido.pdf", fileName="pedido-48213.pdf")},
-        {"message": {"locationMessage": {"degreesLatitude": -27.5954, "degreesLongitude": -48.548, "name": "Praça XV de Novembro"}}},
+        {"message": {"locationMessage": SQUARE}},
     )  # fmt: skip
     known["taina"].ago(9 * MINUTE, "oi", "vcs abrem no feriado?")
     known["eventos"].ago(6 * MINUTE, "Bom dia! Gostaríamos de uma proposta para 200 pares de uniforme.")
@@ -90,8 +105,8 @@ def people(desk: Desk) -> dict[str, Person]:
     known["bia"].ago(2 * MINUTE, "kkkkk adorei o atendimento")
     desk.product.wait_for(lambda: len(known["bia"].messages()) == 1 and len(known["lucas"].messages()) == 2)
     desk.change(
-        """UPDATE tickets_ticket SET queue_id = (SELECT id FROM tickets_queue q WHERE q.tenant_id = tickets_ticket.tenant_id AND name = 'Vendas')
-           WHERE id = ANY(%s::uuid[])""",
+        """UPDATE tickets_ticket t SET queue_id = q.id FROM tickets_queue q
+           WHERE q.tenant_id = t.tenant_id AND q.name = 'Vendas' AND t.id = ANY(%s::uuid[])""",
         [known[name].ticket_id for name in ("eventos", "lucas", "joao")],
     )
     return known
@@ -120,7 +135,10 @@ def talk(people: dict[str, Person], desk: Desk, browser: Any) -> None:
     reply(ana, "Oi, Marina! Dá sim, a troca é grátis em até *30 dias*. Qual é o número do pedido?")
     marina.sends({"text": "é o 48213"}, picture("tenis.jpg", "o tênis é esse"))
     expect(ana.locator(".picture")).to_be_visible()
-    reply(ana, "Achei aqui! O azul no 37, certo? Para qual tamanho quer trocar?\n\nTemos:\n• 38: 4 unidades\n• 39: 1 unidade")
+    reply(
+        ana,
+        "Achei aqui! O azul no 37, certo? Para qual tamanho quer trocar?\n\nTemos:\n• 38: 4 unidades\n• 39: 1 unidade",
+    )
     ana.locator("message-composer").get_by_text("Nota", exact=True).click()
     ana.locator("message-composer textarea").fill("Cliente antiga, 6 compras este ano. Pode liberar o frete da troca.")
     ana.get_by_role("button", name="Salvar nota").click()
@@ -128,10 +146,13 @@ def talk(people: dict[str, Person], desk: Desk, browser: Any) -> None:
     marina.sends({"text": "38, por favor!"}, {"media": media("audio", "audio-pedido.ogg", ptt=True)})
     expect(ana.locator(".audio-card")).to_be_visible()
     ana.locator("message-composer").get_by_text("Responder", exact=True).click()
-    reply(ana, "Perfeito! A etiqueta de devolução segue por aqui: https://casaverde.example/trocas/48213 _é só imprimir e colar_.")
+    reply(
+        ana,
+        "Perfeito! A etiqueta de devolução segue por aqui: https://ipe.example/trocas/48213 _é só imprimir e colar_.",
+    )
     sent = marina.got()[-1]["id"]
     marina.sends({"text": "Maravilha, muito obrigada!! ❤️", "quoted": sent})
-    desk.product.simulate(f"/_sim/{LINE}/react", {"id": sent, "text": "🙏"})
+    desk.product.simulate(f"/_sim/{desk.line_id}/react", {"id": sent, "text": "🙏"})
     expect(ana.locator(".reaction")).to_be_visible()
     expect(ana.locator(".quote")).to_be_visible()
     desk.change(
@@ -150,6 +171,7 @@ def test_inbox(browsers: Browsers, people: dict[str, Person], talk: None, theme:
     page.goto("/inbox/?tab=all")
     open_ticket(page, people["marina"])
     page.evaluate("document.querySelector('thread-scroll').toEnd()")
+    expect(row_of(page, people["marina"]).locator(".pill")).to_have_count(0)  # read, a second later
     save(page, f"inbox-{theme}")
     open_ticket(page, people["rafael"])
     save(page, f"kinds-{theme}")
@@ -160,12 +182,13 @@ def test_inbox(browsers: Browsers, people: dict[str, Person], talk: None, theme:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_phone(browsers: Browsers, people: dict[str, Person], talk: None, theme: str) -> None:
-    page = browsers.page("ana", width=390, height=844, theme=theme, device_scale_factor=2, has_touch=True, is_mobile=True)
+    page = browsers.page(
+        "ana", width=390, height=844, theme=theme, device_scale_factor=2, has_touch=True, is_mobile=True
+    )
     page.goto("/inbox/?tab=all")
     suffix = "" if theme == "light" else "-dark"
     save(page, f"phone-list{suffix}")
     open_ticket(page, people["marina"])
-    page.evaluate("document.querySelector('thread-scroll').toEnd()")
     save(page, f"phone-thread{suffix}")
 
 
@@ -186,7 +209,6 @@ def test_states(browsers: Browsers, people: dict[str, Person], talk: None, desk:
     expect(page.locator(".state-waiting")).to_be_visible()
     desk.line("disconnected")
     page.reload()
-    page.evaluate("document.querySelector('thread-scroll').toEnd()")
     save(page, "states")
     desk.behave()
     desk.line("connected")

@@ -133,6 +133,15 @@ def test_foreign_unknown_and_invisible_tickets_are_not_found(committed_world: Wo
         assert Message.objects.count() == 1
 
 
+def test_the_system_sends_without_an_author(committed_world: World) -> None:
+    ticket = conversation(committed_world)
+    with tenant_scope(committed_world.ipe.pk):
+        queued = queue_message(
+            ticket_id=ticket.pk, author=None, payload={"text": "x"}, source="AUTOMATION", now=timezone.now()
+        )
+    assert (reload(queued.message).author, reload(queued.message).source) == (None, "AUTOMATION")
+
+
 def test_unconfigured_names_what_is_missing(committed_world: World, settings: Any) -> None:
     ticket = conversation(committed_world)
     settings.WHATSAPP_BROKER_URL, settings.WHATSAPP_BROKER_API_KEY = "", []

@@ -14,14 +14,14 @@ from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key
 from leads.models import Contact, ContactIdentity
 from tests.conftest import World
-from tests.outbound import MARIA, answering_never, conversation, queue, reload, send
+from tests.outbound import MARIA, answering_never, conversation, events_of, queue, reload, send
 from tickets.models import Message, Queue, Ticket
 from tickets.services.outbox import sweep_outbox
 from tickets.services.outbox.claiming import claim_due
 from tickets.transports import get_transport
 from whatsapp.models import WhatsAppAtendimento, WhatsAppSession
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.urls("tests.tickets.urls_outbox")]
+pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Caller:
@@ -226,7 +226,9 @@ def test_instance_door_refuses_foreign_ones_and_a_tenant_without_queue(committed
     assert code(agent.post(path, {"text": "x"})) == (400, "VALIDATION_ERROR")
     with tenant_scope(committed_world.ipe.pk):
         Queue.objects.update(is_active=False)
-    assert code(agent.post(path, body)) == (409, "QUEUE_MISSING")
+    with events_of(committed_world) as events:
+        assert code(agent.post(path, body)) == (409, "QUEUE_MISSING")
+        assert [name for name, _ in events()] == ["whatsapp.queue.missing"]
     with tenant_scope(committed_world.ipe.pk):
         assert (Contact.objects.count(), Message.objects.count()) == (0, 0)
 

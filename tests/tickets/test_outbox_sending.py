@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from django.db import connection
 from django.utils import timezone
+from prometheus_client import REGISTRY
 
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leads.models import ContactIdentity
@@ -453,3 +454,29 @@ def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) ->
     assert "message_due" in plans[1]
     assert "message_live" in plans[1]
     assert not any("Seq Scan on tickets_message" in plan for plan in plans)
+
+
+def test_what_is_counted(committed_world: World, broker: Broker) -> None:
+    samples = {
+        "whatsapp_outbound_total": {"origin": "agent", "type": "text", "status": "sent"},
+        "whatsapp_outbound_attempts_total": {"code": "OK"},
+        "whatsapp_outbound_latency_seconds_count": {"type": "text"},
+        "turbozap_messages_sent_total": {"instance_name": "inst-ipe-01", "type": "text"},
+        "ticket_first_response_seconds_count": {},
+    }
+    failed = {"instance_name": "inst-ipe-01", "type": "text", "reason": "INVALID_TO"}
+
+    def figures() -> list[float]:
+        values = [REGISTRY.get_sample_value(name, labels) for name, labels in samples.items()]
+        values.append(REGISTRY.get_sample_value("turbozap_messages_failed_total", failed))
+        return [value or 0 for value in values]
+
+    ticket = conversation(committed_world)
+    before = figures()
+    queue(committed_world, ticket)
+    send(committed_world)
+    assert [now - then for now, then in zip(figures(), before, strict=True)] == [1, 1, 1, 1, 1, 0]
+    broker.behave(exists=False)
+    queue(committed_world, ticket)
+    send(committed_world)
+    assert [now - then for now, then in zip(figures(), before, strict=True)] == [1, 1, 1, 1, 1, 1]

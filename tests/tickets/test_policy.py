@@ -16,7 +16,7 @@ VISIBILITIES = [None, *QueueMembership.Visibility.values]
 
 
 def test_filter_and_function_agree_for_a_thousand_people(world: World) -> None:
-    choice = random.Random(42)  # noqa: S311 - reproducible, not secret
+    choice = random.Random(42)
     with service_scope("test"):
         queues = [world.queue, *(Queue.objects.create(tenant=world.ipe, name=f"Q{n}") for n in range(3))]
         people = User.objects.bulk_create(

@@ -14,7 +14,7 @@ from typing import Any, Self
 class Wire:
     """One HTTP server. `status`, `body` and `kind` are the answer; `cut` hangs up without one."""
 
-    def __init__(self, status: int = 200, body: Any = None, kind: str = "application/json") -> None:
+    def __init__(self, status: int = 200, body: Any = None, kind: str = "application/json", *, port: int = 0) -> None:
         self.status, self.kind = status, kind
         self.body = body if isinstance(body, str) else json.dumps(body if body is not None else {"id": "X1"})
         self.headers: dict[str, str] = {}
@@ -51,7 +51,7 @@ class Wire:
                 if not wire.cut:
                     super().finish()
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=[0.02])

@@ -20,6 +20,7 @@ from leadengine.errors import NotFound, ValidationFailed
 from tickets.api.base import TicketAPIView
 from tickets.models import Message, OutboundAttempt
 from tickets.policy import visible_tickets
+from tickets.serializers import MessageShape
 from tickets.services.outbox import (
     Queued,
     Wish,
@@ -97,6 +98,26 @@ class AcceptedShape(Shape):
     error: dict[str, Any] | None
 
 
+class AttemptShape(Shape):
+    """One try. `outcome` is the state it led to, or LATE when something else had settled the message before."""
+
+    number: int
+    claimed_at: datetime
+    finished_at: datetime | None
+    outcome: str
+    code: str
+    broker_status: int | None
+    broker_answer: str
+    latency_ms: int | None
+
+
+class OutboxMessageShape(MessageShape):
+    """`attempts` counts the tries to send; `attemptRows` only where they were asked for."""
+
+    attempts: int
+    attempt_rows: list[AttemptShape] | None = None
+
+
 class SendView(TicketAPIView):
     """What the doors share: the caller's wish, and the 202."""
 
@@ -159,7 +180,7 @@ class TicketDoor(SendView):
 class MessageListView(TicketAPIView):
     permissions: ClassVar = {"GET": "tickets:read"}
 
-    @describe(many=True, query=MessageQuery)
+    @describe(OutboxMessageShape, many=True, query=MessageQuery)
     def get(self, request: Request) -> Response:
         """Messages of the tenant, the newest first: the outbox and what failed. For supervisors."""
         if not (self.user.is_supervisor or self.user.is_superuser):
@@ -176,7 +197,7 @@ class MessageListView(TicketAPIView):
 class MessageView(TicketAPIView):
     permissions: ClassVar = {"GET": "tickets:read"}
 
-    @describe(query=DetailQuery)
+    @describe(OutboxMessageShape, query=DetailQuery)
     def get(self, request: Request, message_id: UUID) -> Response:
         """One message; with `include=attempts` every try to send it, for supervisors."""
         query = self.read_query(DetailQuery)
@@ -196,7 +217,7 @@ class MessageView(TicketAPIView):
 class CancelView(TicketAPIView):
     permissions: ClassVar = {"POST": "messages:send"}
 
-    @describe(body=NoBody)
+    @describe(OutboxMessageShape, body=NoBody)
     def post(self, request: Request, message_id: UUID) -> Response:
         """Withdraw a message that waits."""
         self.read_body(NoBody)
@@ -221,7 +242,7 @@ class ResendView(TicketAPIView):
 class DismissView(TicketAPIView):
     permissions: ClassVar = {"POST": "messages:send"}
 
-    @describe(body=NoBody)
+    @describe(OutboxMessageShape, body=NoBody)
     def post(self, request: Request, message_id: UUID) -> Response:
         """Hide the alert of a failed or unconfirmed message."""
         self.read_body(NoBody)

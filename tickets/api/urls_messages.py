@@ -1,15 +1,14 @@
-"""Addresses of the outbox. The list of a ticket's messages shares the address of its door: it inherits TicketDoor."""
+"""Addresses of the outbox. A ticket's door stands with the list of its messages (threads.TicketMessagesView)."""
 
 from __future__ import annotations
 
 from django.urls import path
 
-from tickets.api.messages import CancelView, DismissView, MessageListView, MessageView, ResendView, TicketDoor
+from tickets.api.messages import CancelView, DismissView, MessageListView, MessageView, ResendView
 
 _MESSAGE = "api/messages/<uuid:message_id>"
 
 urlpatterns = [
-    path("api/tickets/<uuid:ticket_id>/messages", TicketDoor.as_view(), name="ticket-door"),
     path("api/messages", MessageListView.as_view(), name="message-list"),
     path(_MESSAGE, MessageView.as_view(), name="message"),
     path(f"{_MESSAGE}/cancel", CancelView.as_view(), name="message-cancel"),

@@ -149,8 +149,8 @@ class Message(TenantOwned):
         ]
         indexes: ClassVar = [
             models.Index(fields=["contact", "-sent_at", "-position"], name="message_history"),
-            # The outbox: what a line may send next, what a ticket still has to send, what is in flight, what waits for a
-            # time, and what ended badly. Each holds few rows, however many messages there are.
+            # The outbox: what a line may send next, what a ticket still has to send, what is in flight, what waits for
+            # a time, and what ended badly. Each holds few rows, however many messages there are.
             models.Index(fields=["session_id", "id"], name="message_due", condition=Q(status="QUEUED")),
             models.Index(
                 fields=["ticket", "position"], name="message_live", condition=Q(status__in=["QUEUED", "SENDING"])

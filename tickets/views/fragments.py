@@ -39,7 +39,10 @@ def thread(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     after = _CURSOR.fullmatch(request.GET.get("after", ""))
     if not after and not states:
         page = thread_page(
-            request.viewer, ticket_id, before=_message(request.GET.get("before")), after=_message(request.GET.get("newer"))
+            request.viewer,
+            ticket_id,
+            before=_message(request.GET.get("before")),
+            after=_message(request.GET.get("newer")),
         )
         return render(request, "tickets/_thread_part.html", history_context(request, page))
     delta = thread_delta(
@@ -69,8 +72,7 @@ def panel(request: DeskRequest, ticket_id: UUID, part: str) -> HttpResponse:
 def thumbnail(request: DeskRequest, message_id: UUID) -> HttpResponse:
     """The small picture that came with a message, for those who see its ticket."""
     found = (
-        Message.objects.for_tenant(request.user.tenant_id)
-        .filter(pk=message_id, ticket__in=visible_tickets(request.viewer), revoked_at__isnull=True)
+        Message.objects.filter(pk=message_id, ticket__in=visible_tickets(request.viewer), revoked_at__isnull=True)
         .values_list("media__thumbnail", flat=True)
         .first()
     )

@@ -79,7 +79,10 @@ def chosen(request: DeskRequest) -> tuple[str, str]:
         tab = "all" if request.user.is_supervisor else "mine"
     remembered = request.user.preferences.get("sort", {}).get(tab, "")
     sort = request.GET.get("sort") or remembered
-    return tab, sort if sort in SORTS and (tab, sort) != ("ended", "waiting") else "newest" if tab == "ended" else "waiting"
+    return tab, sort if sort in SORTS and (tab, sort) != (
+        "ended",
+        "waiting",
+    ) else "newest" if tab == "ended" else "waiting"
 
 
 def ticket_context(request: DeskRequest, ticket_id: UUID) -> dict[str, Any]:
@@ -125,7 +128,7 @@ def panel_context(request: DeskRequest, detail: TicketDetail) -> dict[str, Any]:
         "line": line,
         "mine": mine,
         "may_take": ticket_.is_live and not mine and (ticket_.assignee_id is None or supervises),
-        "reasons": CloseReason.objects.for_tenant(request.user.tenant_id).filter(is_active=True),
+        "reasons": CloseReason.objects.for_tenant(ticket_.tenant_id).filter(is_active=True),
         "back": reverse("desk:inbox") + "?" + urlencode(dict(zip(("tab", "sort"), chosen(request), strict=True))),
     }
 
@@ -140,5 +143,3 @@ def _message_asked_for(request: DeskRequest) -> UUID | None:
         return UUID(request.GET.get("m", ""))
     except ValueError:
         return None
-
-

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,8 +18,6 @@ from tickets.templatetags.desk import waited
 
 GROUP = timedelta(minutes=5)
 LATE_SECONDS = 120
-LONG = 4000
-FOLD = 3  # longer runs of events are folded
 KIND_ICONS = {
     "IMAGE": "image", "VIDEO": "video", "AUDIO": "mic", "DOCUMENT": "file", "STICKER": "sticker", "LOCATION": "pin",
     "CONTACT": "contact", "POLL": "poll", "POLL_VOTE": "poll", "TEMPLATE": "note", "UNKNOWN": "question",
@@ -91,7 +89,6 @@ class Shown:
     joined: bool = False
     last: bool = True
     unread_line: bool = False
-    folded: list[Shown] = field(default_factory=list)
 
     @property
     def epoch(self) -> int:
@@ -109,7 +106,13 @@ def show_thread(items: Sequence[ThreadItem], user: User, *, unread: tuple[UUID, 
     for one in shown:
         one.new_day = before is None or before.day != one.day
         message = one.one.message if one.one else None
-        if unread and message and message.direction == "INBOUND" and message.ticket_id == unread[0] and message.position > unread[1]:
+        if (
+            unread
+            and message
+            and message.direction == "INBOUND"
+            and message.ticket_id == unread[0]
+            and message.position > unread[1]
+        ):
             one.unread_line, unread = True, None
         one.joined = bool(
             before and one.author and before.author == one.author and not one.new_day and not one.unread_line
@@ -177,6 +180,7 @@ def state_of(message: Message, user: User) -> State | None:
     if message.direction == "INBOUND":
         return None
     mine = message.author_id == user.pk or user.is_supervisor
+    ways: tuple[str, ...]
     match message.status:
         case "SENT":
             return State("tick", _("sent"))
@@ -189,7 +193,9 @@ def state_of(message: Message, user: User) -> State | None:
         case "SCHEDULED":
             return State("calendar", _("scheduled"), "waiting", ("cancel",) if mine else ())
         case "QUEUED":
-            return State("clock", _wait_words(message), "waiting" if message.wait_reason else "", ("cancel",) if mine else ())
+            return State(
+                "clock", _wait_words(message), "waiting" if message.wait_reason else "", ("cancel",) if mine else ()
+            )
         case "UNCONFIRMED":
             ways = ("resend", "dismiss") if mine and not message.dismissed_at else ()
             return State("question", _("not confirmed: it may have arrived"), "doubt", ways)

@@ -18,7 +18,7 @@ from tickets.api.messages import AcceptedShape, SendBody, SendView, accepted
 from tickets.services.opening import QueueMissing
 from tickets.transports import Line
 from whatsapp.broker import require_configured
-from whatsapp.services.outgoing import queue_to_known, queue_to_number
+from whatsapp.services.outgoing import find_last_line, queue_to_known, queue_to_number
 from whatsapp.services.queue_missing import report_queue_missing
 
 
@@ -66,5 +66,5 @@ class ContactDoor(_Door):
         if not self.of_tenant(Contact.objects.all()).filter(pk=contact_id).exists():
             raise NotFound("Contato não encontrado.")
         body, wish = self.read_wish(ToContactBody)
-        self.used = wish.session
-        return accepted(queue_to_known(contact_id=contact_id, to=body.to, wish=wish, now=timezone.now()))
+        self.used = line = wish.session or find_last_line(contact_id=contact_id)
+        return accepted(queue_to_known(contact_id=contact_id, to=body.to, line=line, wish=wish, now=timezone.now()))

@@ -6,15 +6,14 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from leadengine.errors import DomainError, NotFound
-from leads.models import Contact, ContactIdentity
+from leadengine.errors import DomainError
+from leads.models import ContactIdentity
 from leads.services import Person, upsert_contacts
 from tickets.models import Ticket
-from tickets.services.outbox import Queued, Wish, queue_to_contact
-from tickets.services.outbox.refusals import ContactPhoneMismatch, InstanceRequired
+from tickets.services.outbox import Queued, Wish, line_of_session, queue_to_contact
+from tickets.services.outbox.refusals import ContactPhoneMismatch
 from tickets.transports import Line
 from whatsapp.addresses import canonical_phone
-from whatsapp.services.lines import find_line
 
 _BLANKS = str.maketrans("", "", " \t\u00a0-.()")
 
@@ -57,32 +56,22 @@ def queue_to_number(*, line: Line, to: str, wish: Wish, now: datetime) -> Queued
     return queue_to_contact(contact_id=contact.id, line=line, wish=wish, now=now, target=f"number:{phone}")
 
 
-def queue_to_known(*, contact_id: UUID, to: str | None, wish: Wish, now: datetime) -> Queued:
-    """Accept a message to a contact, on the wish's line or the one they last wrote on.
+def queue_to_known(*, contact_id: UUID, to: str | None, line: Line, wish: Wish, now: datetime) -> Queued:
+    """Accept a message to a contact on a line, to the phone `to` where they have several.
 
-    Raises: NotFound, InvalidTo, ContactPhoneMismatch for a phone that is not theirs, InstanceRequired, and what
-    queue_to_contact raises.
+    Raises: InvalidTo, ContactPhoneMismatch for a phone that is not theirs, and what queue_to_contact raises.
     """
-    contact = Contact.objects.filter(pk=contact_id).only("id", "tenant_id").first()
-    if contact is None:
-        raise NotFound("Contato não encontrado.")
     if to is not None:
         phone = read_to(to)
-        own = ContactIdentity.objects.filter(contact=contact, kind=ContactIdentity.Kind.PHONE)
+        own = ContactIdentity.objects.filter(contact_id=contact_id, kind=ContactIdentity.Kind.PHONE)
         phones = list(own.order_by("-is_primary", "id").values_list("value", flat=True))
         if phone not in phones:
             raise ContactPhoneMismatch
         wish = replace(wish, to=phone if phone != phones[0] else None)
-    line = wish.session or _last_line(contact)
     return queue_to_contact(contact_id=contact_id, line=line, wish=wish, now=now, target=f"contact:{contact_id}:{to}")
 
 
-def _last_line(contact: Contact) -> Line:
-    rows = Ticket.objects.for_tenant(contact.tenant_id).filter(contact=contact, session_id__isnull=False)
-    session_id = rows.order_by("-number").values_list("session_id", flat=True).first()
-    line = find_line(session_id) if session_id else None
-    if line is not None and line.replaced_by is not None:
-        line = find_line(line.replaced_by)
-    if line is None:
-        raise InstanceRequired
-    return line
+def find_last_line(*, contact_id: UUID) -> Line:
+    """The line of a contact's latest ticket, or the one that replaced it. Raises: InstanceRequired."""
+    rows = Ticket.objects.filter(contact_id=contact_id, session_id__isnull=False).order_by("-number")
+    return line_of_session(session_id=rows.values_list("session_id", flat=True).first())

@@ -1,6 +1,13 @@
 """The one service that accepts messages and the one that sends them; nothing else reaches a channel's send route."""
 
-from tickets.services.outbox.accepting import Queued, choose_key, find_ticket, queue_message, queue_to_contact
+from tickets.services.outbox.accepting import (
+    Queued,
+    choose_key,
+    find_ticket,
+    line_of_session,
+    queue_message,
+    queue_to_contact,
+)
 from tickets.services.outbox.actions import cancel_message, dismiss_message, resend_message
 from tickets.services.outbox.checking import Wish
 from tickets.services.outbox.sending import send_due, stopping
@@ -14,6 +21,7 @@ __all__ = [
     "choose_key",
     "dismiss_message",
     "find_ticket",
+    "line_of_session",
     "queue_message",
     "queue_to_contact",
     "resend_message",

@@ -86,7 +86,7 @@ def queue_message(
         if reopen and author is not None and ticket.status not in LIVE:
             reopen_ticket(actor=author, ticket_id=ticket_id, now=now)
         state = lock_tickets(tenant_id=ticket.tenant_id, ids=[ticket_id])[ticket_id]
-        return state, _line_of(transport, state, session)
+        return state, session or line_of_session(session_id=state.session_id)
 
     return _accept(transport, wish, ticket.tenant_id, f"ticket:{ticket_id}", place, now)
 
@@ -116,6 +116,17 @@ def find_ticket(*, ticket_id: UUID, author: User | None) -> Ticket:
     if ticket is None or (author is not None and not load_viewer(author).sees(ticket.queue_id, ticket.assignee_id)):
         raise NotFound
     return ticket
+
+
+def line_of_session(*, session_id: UUID | None) -> Line:
+    """The line of a session, or the one that replaced it. Raises: InstanceRequired when there is none."""
+    transport = get_transport(CHANNEL)
+    line = transport.line(session_id) if session_id else None
+    if line is not None and line.replaced_by is not None:
+        line = transport.line(line.replaced_by)
+    if line is None:
+        raise InstanceRequired
+    return line
 
 
 def choose_key(*candidates: str | None) -> str | None:
@@ -211,18 +222,6 @@ def _find_replay(tenant_id: UUID, key: str | None, digest: str) -> Queued | None
         raise IdempotencyKeyReused
     metrics.count(metrics.outbound_replays)
     return Queued(row, replayed=True)
-
-
-def _line_of(transport: Transport, state: TicketState, session: Line | None) -> Line:
-    """The line of a ticket's answer: the one asked for, else the ticket's, else the one that replaced it."""
-    if session is not None:
-        return session
-    line = transport.line(state.session_id) if state.session_id else None
-    if line is not None and line.replaced_by is not None:
-        line = transport.line(line.replaced_by)
-    if line is None:
-        raise InstanceRequired
-    return line
 
 
 def _open_ticket(line: Line, contact_id: UUID, wish: Wish, now: datetime) -> TicketState:

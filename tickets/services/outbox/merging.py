@@ -28,8 +28,8 @@ class Absorbed:
     changes: dict[str, Any]
 
 
-def absorb_echo(*, claim: Claim, external_id: str, asked: str, now: datetime) -> Absorbed | None:
-    """Take the id from the echo row that has it; None when there is none.
+def absorb_echo(*, claim: Claim, external_id: str, asked: str, now: datetime) -> Absorbed:
+    """Take the id from the echo row that has it.
 
     Positions have no gaps and are never given twice, or clients would miss a message: so the echo row keeps its place
     as a CANCELED row of the phone with `metadata.mergedInto`, which nobody is shown and nothing counts. All that hung
@@ -45,8 +45,6 @@ def absorb_echo(*, claim: Claim, external_id: str, asked: str, now: datetime) ->
             [claim.place.tenant_id, session_id, external_id, ours],
         )
         row = cursor.fetchone()
-        if row is None:
-            return None
         echo_id, ticket_id, position, contact_id, status = row[:5]
         cursor.execute(
             """UPDATE tickets_message SET external_id = NULL, status = 'CANCELED', version = version + 1,

@@ -45,13 +45,14 @@ class _Row:
     status: str
     text: str
     accepted_at: datetime
+    has_echo: bool  # another row has the id that the answer brought
 
 
 def settle(*, transport: Transport, claim: Claim, tried: Try) -> None:
     """Write what became of a claimed row. A row that something else settled meanwhile is left as it is."""
     with tenant_scope(claim.place.tenant_id):
         metrics.count(metrics.outbound_attempts.labels(code=tried.code))
-        row = _lock(claim)
+        row = _lock(claim, getattr(tried.result, "external_id", None))
         if row is None:
             _save_attempt(claim, tried, "LATE")
             return
@@ -73,12 +74,15 @@ def settle(*, transport: Transport, claim: Claim, tried: Try) -> None:
         _count(claim, tried, verdict, row)
 
 
-def _lock(claim: Claim) -> _Row | None:
+def _lock(claim: Claim, external_id: str | None) -> _Row | None:
     with connection.cursor() as cursor:
         cursor.execute(
-            """SELECT status, content || caption, coalesce(received_at, created_at) FROM tickets_message
-               WHERE id = %s AND claim_token = %s AND status IN ('SENDING', 'UNCONFIRMED') FOR UPDATE""",
-            [claim.order.message_id, claim.order.attempt_id],
+            """SELECT m.status, m.content || m.caption, coalesce(m.received_at, m.created_at), EXISTS (
+                   SELECT 1 FROM tickets_message e
+                   WHERE e.session_id = m.session_id AND e.external_id = %s AND e.id <> m.id)
+               FROM tickets_message m
+               WHERE m.id = %s AND m.claim_token = %s AND m.status IN ('SENDING', 'UNCONFIRMED') FOR UPDATE OF m""",
+            [external_id, claim.order.message_id, claim.order.attempt_id],
         )
         row = cursor.fetchone()
     return _Row(*row) if row else None
@@ -92,29 +96,36 @@ def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> N
     changes: dict[str, Any] = {"status": "SENT", "sent_at": tried.finished_at.replace(microsecond=0), "error": None}
     tickets = [place.ticket_id]
     if external_id is not None:
-        echo = absorb_echo(claim=claim, external_id=external_id, asked=row.text, now=tried.finished_at)
-        changes |= {"external_id": external_id} | (echo.changes if echo else {})
-        tickets += [echo.ticket_id] if echo else []
+        changes["external_id"] = external_id
+        if row.has_echo:
+            echo = absorb_echo(claim=claim, external_id=external_id, asked=row.text, now=tried.finished_at)
+            changes |= echo.changes
+            tickets.append(echo.ticket_id)
     _update(claim, changes, tried.finished_at)
     states = lock_tickets(tenant_id=line.tenant_id, ids=tickets)
-    if len(tickets) > 1:
+    state = states[place.ticket_id]
+    unanswered = state.first_response_seconds is None
+    if row.has_echo:
         recount(tenant_id=line.tenant_id, states=list(states.values()))
     else:
-        states[place.ticket_id].count_message(
+        state.count_message(
             message_id=place.message_id,
             inbound=False,
             sent=changes["sent_at"],
             preview=preview_of(claim.type, row.text),
         )
     save_tickets(tenant_id=line.tenant_id, states=list(states.values()))
-    for state in states.values():
-        announce_ticket(tenant_id=line.tenant_id, state=state, changed=["timeline"], now=tried.finished_at)
+    for one in states.values():
+        announce_ticket(tenant_id=line.tenant_id, state=one, changed=["timeline"], now=tried.finished_at)
+    if unanswered and (seconds := state.first_response_seconds) is not None:
+        transaction.on_commit(lambda: metrics.first_response_seconds.observe(seconds))
     add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, claim.contact_id))
     if external_id is not None:
         transport.bound(
             tenant_id=line.tenant_id, session_id=line.id, external_id=external_id, now=tried.finished_at
         )  # fmt: skip
-    transport.ticket_changed(tenant_id=line.tenant_id, ticket_id=place.ticket_id, now=tried.finished_at)
+    if "unansweredCount" in state.timeline_delta():
+        transport.ticket_changed(tenant_id=line.tenant_id, ticket_id=place.ticket_id, now=tried.finished_at)
 
 
 def _settle_not_sent(claim: Claim, tried: Try, verdict: Verdict, row: _Row) -> None:

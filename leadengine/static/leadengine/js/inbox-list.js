@@ -66,14 +66,14 @@ class InboxList extends HTMLElement {
   // How many rows would come, go, or rise.
   moving(ids) {
     const here = [...this.rows.children].map((row) => row.dataset.id);
-    const [stay, wanted] = [here.filter((id) => ids.includes(id)), ids.filter((id) => here.includes(id))];
+    const stay = here.filter((id) => ids.includes(id)), wanted = ids.filter((id) => here.includes(id));
     const rising = wanted.filter((id, index) => stay.indexOf(id) > index).length;
     return here.length - stay.length + ids.length - wanted.length + rising;
   }
 
   held() {
-    const pointed = matchMedia("(hover: hover)").matches && this.scroller.matches(":hover");
-    return pointed || this.rows.contains(document.activeElement);
+    const mouse = matchMedia("(hover: hover)").matches; // a finger leaves its hover behind
+    return (mouse && this.scroller.matches(":hover")) || this.rows.contains(document.activeElement);
   }
 
   // Rows that exist get their new content in place; the link element stays, so it keeps the focus.
@@ -89,7 +89,7 @@ class InboxList extends HTMLElement {
     this.waiting = null;
     this.pill.hidden = true;
     const wanted = new Set(fresh.map((row) => row.dataset.id));
-    const whole = fresh.length >= this.rows.children.length || !page.querySelector("[data-more]");
+    const whole = this.rows.children.length <= MOST_FETCHED || !page.querySelector("[data-more]");
     fresh.forEach((next, index) => {
       let row = this.find(next.dataset.id);
       const here = this.rows.children[index];
@@ -102,8 +102,7 @@ class InboxList extends HTMLElement {
       this.rows.insertBefore(row, here ?? null);
       htmx.process(row);
     });
-    if (whole || this.rows.children.length <= MOST_FETCHED)
-      for (const row of [...this.rows.children]) if (!wanted.has(row.dataset.id)) row.remove();
+    if (whole) for (const row of [...this.rows.children]) if (!wanted.has(row.dataset.id)) row.remove();
     this.foot(page);
   }
 

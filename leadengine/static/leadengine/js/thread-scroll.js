@@ -35,7 +35,7 @@ class ThreadScroll extends HTMLElement {
   // Remember what stands where, so that what arrives above or below does not move what is being read.
   hold() {
     const top = this.getBoundingClientRect().top;
-    const anchor = [...this.items.children].find((item) => item.getBoundingClientRect().bottom > top);
+    const anchor = [...this.items.querySelectorAll(":scope > .item")].find((item) => item.getBoundingClientRect().bottom > top);
     return { atEnd: this.distance() < NEAR, anchor, offset: anchor?.getBoundingClientRect().top };
   }
 
@@ -85,6 +85,7 @@ class ThreadScroll extends HTMLElement {
     if (!page) return;
     this.items.dataset[end] = page.querySelector("[data-items]").dataset[end];
     this.thread.merge(page, { paging: true });
+    this.moved();
   }
 
   // Far from the end, the way back to it is the newest part anew.
