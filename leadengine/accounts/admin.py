@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.auth.models import Group
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
@@ -20,6 +21,8 @@ from leadengine.admin_site.base import BackOfficeAdmin, dialog, paired, rows_of_
 from leadengine.admin_site.display import EMPTY, chip, column, link, mask_numbers, moment, sees_phones, when
 from leadengine.admin_site.filters import pick, rows_of
 from leadengine.admin_site.site import person
+
+admin.site.unregister(Group)  # rights come from roles; Django's groups are not used
 
 
 def people(request: HttpRequest) -> QuerySet[Any]:

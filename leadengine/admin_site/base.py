@@ -118,6 +118,11 @@ class BackOfficeAdmin(TenantWall, ModelAdmin):
 
     # --- What is seen --------------------------------------------------------------------------------------------
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows = super().get_queryset(request)
+        related = self.list_select_related  # of the page of a row too
+        return rows.select_related(*related) if isinstance(related, tuple) and related else rows
+
     def get_tabs(self, request: HttpRequest) -> Sequence[tuple[str, Words]]:
         """The tabs over the list for this person."""
         return self.tabs

@@ -173,7 +173,7 @@ def pretty(value: Any) -> SafeString:
 
 def code(value: str) -> SafeString:
     """Text as it is, in a scrolling box."""
-    return format_html('<pre class="le-code">{}</pre>', value) if value else format_html(EMPTY)
+    return format_html('<pre class="le-code">{}</pre>', value) if value else SafeString(EMPTY)
 
 
 def _time(at: datetime, words: str) -> SafeString:

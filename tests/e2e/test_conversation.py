@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -123,6 +124,28 @@ def test_a_cut_amid_two_hundred_messages_leaves_the_screen_equal_to_the_database
     expect(page.locator("[data-items] [data-status=READ]")).to_have_count(2)
     expect(row_of(page, other)).to_contain_text("e eu também")
     expect(box).to_have_value("isto não pode sumir")
+    assert page.evaluate("window.alive") is True
+
+
+def test_a_restart_of_the_web_process_leaves_what_was_typed(browsers: Browsers, desk: Desk) -> None:
+    if not hasattr(desk.product, "data_dir"):
+        pytest.skip("the product was started by someone else")
+    browsers.allow(r"ERR_", r"WebSocket", r"status of 50")
+    page = browsers.page("ana")
+    dora = desk.customer("Dora Reinício")
+    dora.writes("Oi!")
+    open_ticket(page, dora)
+    box = page.locator("message-composer textarea")
+    box.fill("metade da frase")
+    box.evaluate("(one) => one.setSelectionRange(2, 7)")
+    page.evaluate("window.alive = true")
+    processes = json.loads((desk.product.data_dir / "processes.json").read_text())
+    desk.product.kill(next(name for name in processes if name.startswith("web")))
+    dora.writes("Ainda aí?")
+    expect(bubbles(page).last).to_have_text("Ainda aí?", timeout=60_000)
+    expect(page.locator("event-socket")).to_be_hidden()
+    expect(box).to_have_value("metade da frase")
+    assert box.evaluate("(one) => [one.selectionStart, one.selectionEnd]") == [2, 7]
     assert page.evaluate("window.alive") is True
 
 

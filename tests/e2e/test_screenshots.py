@@ -112,6 +112,11 @@ def people(desk: Desk) -> dict[str, Person]:
     return known
 
 
+def pause(page: Page) -> None:
+    """WhatsApp's times are whole seconds: what answers comes in a later one."""
+    page.wait_for_timeout(1100)
+
+
 def reply(page: Page, text: str) -> None:
     before = page.locator("[data-items] > .is-out").count()
     page.locator("message-composer textarea").fill(text)
@@ -133,8 +138,10 @@ def talk(people: dict[str, Person], desk: Desk, browser: Any) -> None:
         ana.locator("[data-key=take]").click()
         expect(ana.locator("#ticket-head")).to_contain_text("Com você")
     reply(ana, "Oi, Marina! Dá sim, a troca é grátis em até *30 dias*. Qual é o número do pedido?")
+    pause(ana)
     marina.sends({"text": "é o 48213"}, picture("tenis.jpg", "o tênis é esse"))
     expect(ana.locator(".picture")).to_be_visible()
+    pause(ana)
     reply(
         ana,
         "Achei aqui! O azul no 37, certo? Para qual tamanho quer trocar?\n\nTemos:\n• 38: 4 unidades\n• 39: 1 unidade",
@@ -143,13 +150,16 @@ def talk(people: dict[str, Person], desk: Desk, browser: Any) -> None:
     ana.locator("message-composer textarea").fill("Cliente antiga, 6 compras este ano. Pode liberar o frete da troca.")
     ana.get_by_role("button", name="Salvar nota").click()
     expect(ana.locator(".note-bubble")).to_be_visible()
+    pause(ana)
     marina.sends({"text": "38, por favor!"}, {"media": media("audio", "audio-pedido.ogg", ptt=True)})
     expect(ana.locator(".audio-card")).to_be_visible()
+    pause(ana)
     ana.locator("message-composer").get_by_text("Responder", exact=True).click()
     reply(
         ana,
         "Perfeito! A etiqueta de devolução segue por aqui: https://ipe.example/trocas/48213 _é só imprimir e colar_.",
     )
+    pause(ana)
     sent = marina.got()[-1]["id"]
     marina.sends({"text": "Maravilha, muito obrigada!! ❤️", "quoted": sent})
     desk.product.simulate(f"/_sim/{desk.line_id}/react", {"id": sent, "text": "🙏"})

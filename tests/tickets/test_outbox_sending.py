@@ -398,6 +398,16 @@ def test_private_address_behind_a_public_name_is_refused_by_the_sender(
     assert (reload(message).status, (reload(message).error or {})["code"]) == ("FAILED", "INVALID_MEDIA")
 
 
+def test_a_row_that_cannot_be_sent_fails_alone(committed_world: World, broker: Broker) -> None:
+    broken, sound = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
+    rows = [queue(committed_world, broken), queue(committed_world, sound)]
+    with tenant_scope(committed_world.ipe.pk):
+        Message.objects.filter(pk=rows[0].pk).update(payload=None)
+    send(committed_world)
+    assert [reload(row).status for row in rows] == ["UNCONFIRMED", "SENT"]
+    assert (reload(rows[0]).error or {})["code"] == "INTERNAL_ERROR"
+
+
 def test_every_change_is_told(committed_world: World, broker: Broker) -> None:
     ticket = conversation(committed_world)
     broker.behave(offline=True)

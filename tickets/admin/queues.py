@@ -35,6 +35,7 @@ class Members(ReadOnlyInline):
     fields = ("user", "visibility")
     labels = {"user": _("user"), "visibility": _("sees")}
     verbose_name, verbose_name_plural = _("member"), _("members")
+    can_delete = True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         rows: QuerySet[Any] = super().get_queryset(request).select_related("user").order_by("user__name")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -40,7 +40,6 @@ from tickets.services.shapes import iso
 from tickets.services.state import TicketState, lock_tickets, save_tickets
 from tickets.transports import Line, Transport, get_transport
 
-WhenUnavailable = Literal["fail", "queue"]
 CHANNEL = "WHATSAPP"
 _KEY = re.compile(r"[\x20-\x7e]{1,128}")
 
@@ -99,8 +98,7 @@ def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime,
     """
     transport = get_transport(CHANNEL)
     transport.require_configured()
-    contact = Contact.objects.filter(pk=contact_id, tenant_id=line.tenant_id).values("merged_into_id").first()
-    if contact is None:
+    if not Contact.objects.for_tenant(line.tenant_id).filter(pk=contact_id).exists():
         raise NotFound
 
     def place() -> tuple[TicketState, Line]:

@@ -100,7 +100,7 @@ def _claim(line: Line, row: Any, person: Recipient, now: datetime) -> Claim:
         message_id, ticket_id, position, _, token, number, contact_id, payload, reference, source, kind, client,
         queue_id, assignee_id, media_url,
     ) = row  # fmt: skip
-    stored: Mapping[str, Any] = loads(payload)
+    stored: Mapping[str, Any] = loads(payload) or {}  # a row that no door made fails alone, not its whole line
     order = SendOrder(
         message_id=message_id,
         attempt_id=token,

@@ -80,9 +80,7 @@ def _call(transport: Transport, order: SendOrder) -> Try:
         log.warning("send_failed", message_id=str(order.message_id), code=failure.code, status=failure.status)
     except Exception as error:
         log.exception("send_broken", message_id=str(order.message_id))
-        result = OutcomeUnknown(
-            "INTERNAL_ERROR", "O envio falhou: a mensagem pode ter saído.", answer=repr(error)[:200]
-        )
+        result = OutcomeUnknown("INTERNAL_ERROR", UNKNOWN, answer=type(error).__name__)
     return Try(result, timezone.now(), int((time.monotonic() - began) * 1000))
 
 

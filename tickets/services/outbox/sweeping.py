@@ -20,7 +20,6 @@ from tickets.services.outbox.waking import wake_sender
 from tickets.transports import get_transport
 
 CHANNEL = "WHATSAPP"
-
 WORKER_LOST = {
     "code": "WORKER_LOST",
     "message": "O envio foi interrompido: a mensagem pode ter saído.",

@@ -1,0 +1,116 @@
+"""A back office with something on every screen: two tenants with one row of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models import Model
+from django.test import Client
+from django.utils import timezone
+
+from leadengine.accounts.models import ApiKey, AuditLog, Tenant, User
+from leadengine.accounts.scopes import service_scope, tenant_scope
+from leadengine.accounts.services import create_api_key, write_audit
+from leadengine.ids import uuid7
+from leads.models import Contact, Lead, PipelineStage, Tag
+from tests.conftest import World
+from tests.tickets.desk import arrive
+from tests.whatsapp.inbound import text_event
+from tickets.models import CloseReason, Message, OutboundAttempt, Queue, Ticket
+from whatsapp.models import SessionEvent, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.services.intake import parse_body, split_entries
+
+SCREENS: tuple[type[Model], ...] = (
+    Ticket, Message, Queue, CloseReason, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, WebhookItem, Contact, Lead,
+    PipelineStage, Tag, User, ApiKey, AuditLog,
+)  # fmt: skip
+PHONE = "+5511988887777"
+QR = "2@QRSECRET"
+
+
+@dataclass
+class Office:
+    """One row per screen, of the tenant `ipe` and of `cedro`."""
+
+    world: World
+    ours: dict[type[Model], Any]
+    theirs: dict[type[Model], Any]
+
+
+def address(model: type[Model], row: Any = None, name: str = "") -> str:
+    """The list of a model, the page of a row, or another screen of it."""
+    base = f"/admin/{model._meta.app_label}/{model._meta.model_name}/"
+    return f"{base}{row.pk}/{name or 'change'}/" if row is not None else f"{base}{name}"
+
+
+def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], Any]:
+    """Give a tenant one more row of each kind; `number` makes them differ."""
+    ipe = tenant == world.ipe
+    owner, line = (world.admin, world.line) if ipe else (world.outsider, world.foreign_line)
+    ticket = arrive(world, f"Oi {number}", phone=f"+55119888{number:05d}" if number > 1 else PHONE, tenant=tenant)
+    arrive(
+        world, "Resposta", phone=f"+55119888{number:05d}" if number > 1 else PHONE, tenant=tenant, direction="OUTBOUND"
+    )
+    now, mine = timezone.now(), {"tenant": tenant}
+    raw = str(text_event("corpo secreto", phone=PHONE)).replace("'", '"').replace("False", "false").encode()
+    body = split_entries(raw=raw, parsed=parse_body(raw), request_id="t", received_at=now)[0].body
+    with tenant_scope(tenant.pk):
+        answer = Message.objects.filter(ticket=ticket, direction="OUTBOUND").get()
+        Message.objects.filter(pk=answer.pk).update(status="FAILED", author=owner, error={"code": "BROKER_ERROR"})
+        OutboundAttempt.objects.create(**mine, message=answer, number=1, claim_token=uuid7(), claimed_at=now)
+        event = WebhookEvent.objects.create(
+            **mine, session=line, instance_id=f"i{number}", kind="MESSAGE_INBOUND", status="FAILED", body=body
+        )
+        item = WebhookItem.objects.create(
+            **mine, event=event, index=0, kind="message", fate="failed", reason="processing_error", error=f"x {PHONE}"
+        )
+        SessionEvent.objects.create(**mine, session=line, new_status="connected", source="api")
+        WhatsAppSession.objects.filter(pk=line.pk).update(qr_raw=QR, qr_code=QR, phone_number=PHONE)
+        atendimento = WhatsAppAtendimento.objects.create(
+            **mine, owner=owner, connection_id=line.connection_id, chat_id=f"55119888{number:05d}@s.whatsapp.net",
+            ticket_id=ticket.pk,
+        )  # fmt: skip
+        tag = Tag.objects.create(**mine, name=f"VIP {number}")
+        _, key = create_api_key(
+            owner=owner, tenant_id=tenant.pk, name=f"ERP {number}", expires_at=now + timedelta(days=1)
+        )
+        write_audit(tenant_id=tenant.pk, actor=owner, action="queue.saved", target=tag, changes={"name": ["a", PHONE]})
+        lead = Lead.objects.get(contact=ticket.contact_id)
+        if number > 1:
+            Lead.objects.filter(pk=lead.pk).update(owner=owner)
+            Ticket.objects.filter(pk=ticket.pk).update(assignee=owner, status="ASSIGNED")
+        return {
+            Ticket: ticket, Message: answer, Queue: Queue.objects.get(is_default=True), WebhookEvent: event,
+            CloseReason: CloseReason.objects.get(code="SOLVED"), WhatsAppSession: line, WebhookItem: item,
+            WhatsAppAtendimento: atendimento, Contact: Contact.objects.get(pk=ticket.contact_id), Lead: lead,
+            PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner, ApiKey: key,
+            AuditLog: AuditLog.objects.filter(action="queue.saved").latest("at"),
+        }  # fmt: skip
+
+
+@pytest.fixture
+def office(world: World) -> Office:
+    """Both tenants furnished, inside a transaction that the test rolls back."""
+    return Office(world, furnish(world, world.ipe), furnish(world, world.cedro))
+
+
+@pytest.fixture
+def enter() -> Callable[[User], Client]:
+    """Sign a person in."""
+
+    def sign_in(user: User) -> Client:
+        client = Client()
+        client.force_login(user)
+        return client
+
+    return sign_in
+
+
+def audits(world: World, action: str) -> list[AuditLog]:
+    """The audit lines of an action in `ipe`, oldest first."""
+    with service_scope("test"):
+        return list(AuditLog.objects.filter(tenant=world.ipe, action=action).order_by("at", "pk"))
