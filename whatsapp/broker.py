@@ -20,7 +20,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from leadengine import metrics
 from leadengine.errors import DomainError, NotConfigured
-from whatsapp.services import broker_health
+from whatsapp import broker_health
 
 CONNECT_SECONDS = 5
 REPEATS = (0.5, 2.0)  # seconds before a GET is tried again; nothing else is ever repeated

@@ -15,7 +15,7 @@ from leadengine.health import Facts, Results
 from leadengine.operations import facts
 from leadengine.operations.direct import direct_cursor
 from leadengine.redis import UNAVAILABLE, client
-from whatsapp.services.broker_health import BrokerHealth, read_broker_health
+from whatsapp.broker_health import BrokerHealth, read_broker_health
 
 LEAST_FREE_DISK = 5  # percent
 _SECONDS = 0.9  # a statement's limit, below the examiner's own

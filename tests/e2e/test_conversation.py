@@ -186,6 +186,23 @@ def test_of_two_answers_at_once_the_second_is_asked(browsers: Browsers, desk: De
     expect(newer).to_be_hidden()
 
 
+def test_eyes_and_typing_of_a_colleague_appear_and_lapse(browsers: Browsers, desk: Desk) -> None:
+    ana, bruno = browsers.page("ana"), browsers.page("bruno")
+    gil = desk.customer("Gil Vigiado")
+    gil.writes("Oi")
+    open_ticket(ana, gil)
+    expect(ana.locator(".present")).to_have_count(0)
+    open_ticket(bruno, gil)
+    expect(ana.get_by_role("img", name="Bruno Carvalho está vendo")).to_be_visible()
+    expect(bruno.get_by_role("img", name="Ana Ribeiro está vendo")).to_be_visible()
+    bruno.wait_for_timeout(2100)  # presence is heard at most every two seconds
+    bruno.locator("message-composer textarea").press_sequentially("já vou", delay=20)
+    expect(ana.locator("[data-typing]")).to_have_text("Bruno digitando…")
+    expect(ana.locator("[data-typing]")).to_be_hidden(timeout=15_000)
+    bruno.goto("/account/")
+    expect(ana.locator(".present")).to_have_count(0, timeout=25_000)
+
+
 def test_an_offline_send_waits_and_leaves_once(browsers: Browsers, desk: Desk) -> None:
     browsers.allow(r"ERR_INTERNET_DISCONNECTED", r"WebSocket")
     page = browsers.page("ana")

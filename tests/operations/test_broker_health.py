@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from leadengine.redis import client
-from whatsapp.services.broker_health import BrokerHealth, read_broker_health, record_failure, record_success
+from whatsapp.broker_health import BrokerHealth, read_broker_health, record_failure, record_success
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -24,7 +24,7 @@ from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
 from whatsapp.models import WhatsAppSession
-from whatsapp.services.broker_health import record_failure, record_success
+from whatsapp.broker_health import record_failure, record_success
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -23,7 +23,7 @@ from leadengine.redis import client
 from tests.outbound import broker_running
 from tests.whatsapp.wire import Wire, closed_port
 from whatsapp import broker
-from whatsapp.services.broker_health import read_broker_health
+from whatsapp.broker_health import read_broker_health
 
 HTML = "<!doctype html><html></html>"
 SEND = "/instances/{id}/send-text"

@@ -216,7 +216,9 @@ def _load(ids: Sequence[UUID], visible: Collection[UUID]) -> list[ThreadMessage]
     By id, because the planner, which takes row level security for a sieve, guesses every other condition wrong.
     """
     has_thumbnail = ExpressionWrapper(Q(media__thumbnail__isnull=False), output_field=BooleanField())
-    messages = Message.objects.filter(pk__in=ids).select_related("author", "media").order_by(*_ORDER)
+    # An echo row that became one with ours keeps its position, and nobody is shown it.
+    shown = Message.objects.filter(pk__in=ids).exclude(metadata__has_key="mergedInto")
+    messages = shown.select_related("author", "media").order_by(*_ORDER)
     rows = {
         one.pk: ThreadMessage(one, getattr(one, "media", None), one.has_thumbnail)
         for one in messages.defer("payload", "media__thumbnail", "media__source").annotate(has_thumbnail=has_thumbnail)

@@ -11,9 +11,10 @@ from uuid import UUID
 from django.db import connection
 
 from leadengine import metrics
-from leadengine.sql import dumps, unnest
+from leadengine.sql import dumps, loads, unnest
 from leads.services import find_contacts
 from tickets.services.announce import announce_message, announce_ticket
+from tickets.services.effects import change_message
 from tickets.services.shapes import iso, preview_of
 from tickets.services.state import lock_tickets, save_tickets
 
@@ -40,6 +41,16 @@ class EchoOutcome:
     message_id: UUID | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A row that has the id of an echo."""
+
+    id: UUID
+    type: str
+    content: str
+    source: str
+
+
 @dataclass(slots=True)
 class _Candidate:
     id: UUID
@@ -59,7 +70,8 @@ def settle_echoes(*, tenant_id: UUID, echoes: Sequence[Echo], now: datetime) -> 
     """
     if not echoes:
         return []
-    known = _find_by_id(tenant_id, [echo.key for echo in echoes])
+    rows_by_id = _find_by_id(tenant_id, [echo.key for echo in echoes])
+    known = {key: row.id for key, row in rows_by_id.items()}
     open_echoes = [echo for echo in echoes if echo.key not in known]
     contacts = find_contacts(tenant_id=tenant_id, people=[echo.identities for echo in open_echoes])
     place = {echo.key: contact for echo, contact in zip(open_echoes, contacts, strict=True)}
@@ -69,7 +81,9 @@ def settle_echoes(*, tenant_id: UUID, echoes: Sequence[Echo], now: datetime) -> 
     outcomes: list[EchoOutcome] = []
     for echo in echoes:
         if echo.key in known:
-            outcomes.append(EchoOutcome("known", known[echo.key]))
+            row = rows_by_id.pop(echo.key, None)
+            altered = row is not None and _take_text(tenant_id, row, echo)
+            outcomes.append(EchoOutcome("settled" if altered else "known", known[echo.key]))
             continue
         contact = place[echo.key]
         rows = candidates.get((contact, echo.key[0]), []) if contact else []
@@ -87,16 +101,30 @@ def settle_echoes(*, tenant_id: UUID, echoes: Sequence[Echo], now: datetime) -> 
     return outcomes
 
 
-def _find_by_id(tenant_id: UUID, keys: Sequence[Key]) -> dict[Key, UUID]:
+def _find_by_id(tenant_id: UUID, keys: Sequence[Key]) -> dict[Key, _Sent]:
     source, arrays = unnest({"session_id": "uuid", "external_id": "text"}, list(dict.fromkeys(keys)))
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""SELECT m.session_id, m.external_id, m.id FROM {source} AS w (session_id, external_id)
+            f"""SELECT m.session_id, m.external_id, m.id, m.type, m.content, m.source
+                FROM {source} AS w (session_id, external_id)
                 JOIN tickets_message m ON m.session_id = w.session_id AND m.external_id = w.external_id
                 WHERE m.tenant_id = %s""",  # noqa: S608
             [*arrays, tenant_id],
         )
-        return {(row[0], row[1]): row[2] for row in cursor.fetchall()}
+        return {(row[0], row[1]): _Sent(*row[2:]) for row in cursor.fetchall()}
+
+
+def _take_text(tenant_id: UUID, row: _Sent, echo: Echo) -> bool:
+    """A broker may alter a text (this one expands braces): show what left, and keep what was asked."""
+    ours = row.source != "PHONE" and row.type == echo.type == "TEXT"
+    if not ours or not echo.text.strip() or row.content.strip() == echo.text.strip():
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT metadata FROM tickets_message WHERE id = %s FOR UPDATE", [row.id])
+        metadata = loads(cursor.fetchone()[0])
+    metadata.setdefault("requestedText", row.content)
+    change_message(tenant_id=tenant_id, message_id=row.id, changes={"content": echo.text, "metadata": metadata})
+    return True
 
 
 def _find_candidates(

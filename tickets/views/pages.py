@@ -73,16 +73,13 @@ def list_context(request: DeskRequest) -> dict[str, Any]:
 
 
 def chosen(request: DeskRequest) -> tuple[str, str]:
-    """Tab and sort of the address, else the sort that the user last chose for the tab."""
-    tab = request.GET.get("tab", "")
+    """Tab and sort of the address; an agent begins with their own tickets, a supervisor with all."""
+    tab, sort = request.GET.get("tab", ""), request.GET.get("sort", "")
     if tab not in TABS:
         tab = "all" if request.user.is_supervisor else "mine"
-    remembered = request.user.preferences.get("sort", {}).get(tab, "")
-    sort = request.GET.get("sort") or remembered
-    return tab, sort if sort in SORTS and (tab, sort) != (
-        "ended",
-        "waiting",
-    ) else "newest" if tab == "ended" else "waiting"
+    if sort not in SORTS or (tab, sort) == ("ended", "waiting"):
+        sort = "newest" if tab == "ended" else "waiting"
+    return tab, sort
 
 
 def ticket_context(request: DeskRequest, ticket_id: UUID) -> dict[str, Any]:
