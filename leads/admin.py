@@ -140,8 +140,9 @@ class ContactAdmin(BackOfficeAdmin):
 
     @column(_("tickets"))
     def tickets(self, contact: Contact) -> Any:
-        address = reverse("admin:tickets_ticket_changelist")
-        return format_html('<a class="le-link" href="{}?contact={}">{}</a>', address, contact.pk, _("Show the tickets"))
+        screens = {"ticket": _("Show the tickets"), "message": _("Show all messages")}
+        rows = [(reverse(f"admin:tickets_{name}_changelist"), contact.pk, words) for name, words in screens.items()]
+        return format_html_join(" · ", '<a class="le-link" href="{}?contact={}">{}</a>', rows)
 
 
 @admin.register(Lead)
@@ -150,7 +151,7 @@ class LeadAdmin(BackOfficeAdmin):
     labels = {
         "source": _("source"), "expected_close_date": _("expected close"), "lost_reason": _("reason of the loss")
     }  # fmt: skip
-    list_display = ("who", "stage_swatch", "worth", "owned", "last_contact", "follow_up")
+    list_display = ("label", "stage_swatch", "worth", "owned", "last_contact", "follow_up")
     list_select_related = ("contact", "stage", "owner")
     list_filter = (
         rows_of("stage", _("stage"), "stage_id", lambda request: rows_of_tenant(PipelineStage.objects.all(), request)),
@@ -168,6 +169,10 @@ class LeadAdmin(BackOfficeAdmin):
         if not search_term.strip():
             return queryset, False
         return queryset.filter(contact_id__in=find_contact_ids(request, search_term)), False
+
+    @column(_("contact"))
+    def label(self, lead: Lead) -> str:
+        return called(lead.contact.name)
 
     @column(_("contact"))
     def who(self, lead: Lead) -> Any:

@@ -8,10 +8,11 @@ from django.contrib import admin
 from django.contrib.auth.models import Group
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.urls import NoReverseMatch, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from unfold.enums import ActionVariant
 
@@ -19,7 +20,7 @@ from leadengine.accounts.models import ApiKey, AuditLog, Tenant, User
 from leadengine.accounts.services import revoke_api_key
 from leadengine.admin_site.base import BackOfficeAdmin, dialog, paired, rows_of_tenant
 from leadengine.admin_site.display import EMPTY, chip, column, link, mask_numbers, moment, sees_phones, when
-from leadengine.admin_site.filters import pick, rows_of
+from leadengine.admin_site.filters import pick, rows_of, since
 from leadengine.admin_site.site import person
 
 admin.site.unregister(Group)  # rights come from roles; Django's groups are not used
@@ -147,10 +148,17 @@ class AuditLogAdmin(BackOfficeAdmin):
     list_display = ("time", "who", "deed", "what", "summary", "ip")
     list_display_links = ("time",)
     list_select_related = ("actor",)
-    list_filter = (rows_of("actor", _("user"), "actor_id", people),)
+    list_filter = (rows_of("actor", _("user"), "actor_id", people), since("when", "at"))
+    search_fields = ("action",)
+    search_help_text = _("Action or object, such as queue or ticket.closed")
     newest = ("-at",)
     labels = {"ip": _("address"), "request_id": _("request id")}
     fieldsets = ((None, {"fields": (*paired("time", "who", "deed", "what", "ip", "request_id"), "difference")}),)
+
+    def get_search_results(self, request: HttpRequest, queryset: QuerySet[Any], search_term: str) -> Any:
+        term = search_term.strip()
+        found = Q(action__istartswith=term) | Q(object_type=term.lower())
+        return (queryset.filter(found) if term else queryset), False
 
     @column(_("time"))
     def time(self, entry: AuditLog) -> Any:
@@ -166,15 +174,10 @@ class AuditLogAdmin(BackOfficeAdmin):
 
     @column(_("object"))
     def what(self, entry: AuditLog) -> Any:
-        if not entry.object_type:
-            return EMPTY
-        for label in ("tickets", "leads", "whatsapp", "accounts"):
-            try:
-                address = reverse(f"admin:{label}_{entry.object_type}_change", args=[entry.object_id])
-            except NoReverseMatch:
-                continue
-            return format_html('<a class="le-link" href="{}">{}</a>', address, entry.object_type)
-        return entry.object_type
+        for model in admin.site._registry:
+            if model._meta.model_name == entry.object_type:
+                return link(model, entry.object_id, capfirst(model._meta.verbose_name))
+        return entry.object_type or EMPTY
 
     @column(_("changes"))
     def summary(self, entry: AuditLog) -> str:

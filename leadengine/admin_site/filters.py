@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from django.contrib.admin import SimpleListFilter
 from django.contrib.admin.options import IncorrectLookupParameters, ModelAdmin
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
@@ -49,6 +51,16 @@ def active_or_not() -> Filter:
     """A filter on `is_active`."""
     choices = {"active": (_("active"), Q(is_active=True)), "inactive": (_("inactive"), Q(is_active=False))}
     return pick("state", _("status"), choices)
+
+
+def since(name: str, field: str) -> Filter:
+    """A filter on how long ago something was."""
+
+    def within(**span: int) -> Callable[[], Q]:
+        return lambda: Q(**{f"{field}__gte": timezone.now() - timedelta(**span)})
+
+    spans = {"1h": (_("last hour"), within(hours=1)), "24h": (_("last 24 hours"), within(hours=24))}
+    return pick(name, _("period"), {**spans, "7d": (_("last 7 days"), within(days=7))})
 
 
 def rows_of(name: str, title: Words, field: str, rows: Callable[[HttpRequest], QuerySet[Any]]) -> Filter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -29,7 +30,7 @@ __all__ = ["filled"]
 # same with one row and with many.
 QUERIES: dict[type[Model], tuple[int, int]] = {  # (list, page of a row)
     Ticket: (10, 17), Message: (8, 16), Queue: (8, 12), CloseReason: (8, 8), WhatsAppSession: (9, 13),
-    WhatsAppAtendimento: (9, 8), WebhookEvent: (9, 10), WebhookItem: (10, 8), Contact: (9, 9), Lead: (10, 13),
+    WhatsAppAtendimento: (9, 8), WebhookEvent: (9, 10), WebhookItem: (11, 8), Contact: (9, 9), Lead: (10, 13),
     PipelineStage: (8, 8), Tag: (8, 8), User: (9, 11), ApiKey: (9, 9), AuditLog: (9, 8),
 }  # fmt: skip
 
@@ -77,6 +78,18 @@ def test_every_screen_renders_without_a_secret(office: Office, enter: Enter, mod
         assert "Authorization" not in page
         if who == "supervisor":
             assert PHONE.removeprefix("+") not in page, where
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", SCREENS)
+def test_each_row_of_a_list_leads_to_its_page(office: Office, enter: Enter, model: type[Model]) -> None:
+    page = enter(office.world.admin).get(address(model)).content.decode()
+    links = re.findall(
+        r'<a href="([^"?]+)[^"]*"[^>]*>((?:(?!</a>).)*)</a>', page[page.index('id="result_list"') :], re.S
+    )
+    own = [inside for where, inside in links if where == address(model, office.ours[model])]
+    assert own
+    assert "<a" not in own[0]  # a link in a link would take its place
 
 
 @pytest.mark.django_db
@@ -166,11 +179,28 @@ def test_dead_letters_are_failed_and_forgotten_items_only(office: Office, enter:
         WebhookItem.objects.create(
             **more, index=3, fate="parked", reason="forgotten_twin", due_at="2020-01-01T00:00:00Z"
         )
-    page = enter(office.world.supervisor).get(address(WebhookItem)).content.decode()
+    client = enter(office.world.supervisor)
+    page = client.get(address(WebhookItem)).content.decode()
+    assert "?cause=forgotten_twin&amp;fate=overdue" in page
+    narrowed = client.get(f"{address(WebhookItem)}?cause=forgotten_twin&fate=overdue").context["cl"].result_list
+    assert [item.reason for item in narrowed] == ["forgotten_twin"]
     assert "processing_error" in page
     assert "forgotten_twin" in page
     assert "SECRETOK" not in page
     assert "awaiting_twin" not in page
+
+
+@pytest.mark.django_db
+def test_the_audit_log_is_found_by_action_object_and_person(office: Office, enter: Enter) -> None:
+    client = enter(office.world.supervisor)
+    for query, number in (
+        ("q=queue", 1),
+        ("q=TAG", 1),
+        ("q=login", 0),
+        (f"actor={office.world.agent.pk}", 0),
+        ("when=1h", 1),
+    ):
+        assert len(client.get(f"{address(AuditLog)}?{query}").context["cl"].result_list) == number, query
 
 
 @pytest.mark.django_db

@@ -197,8 +197,8 @@ def test_eyes_and_typing_of_a_colleague_appear_and_lapse(browsers: Browsers, des
     expect(bruno.get_by_role("img", name="Ana Ribeiro está vendo")).to_be_visible()
     bruno.wait_for_timeout(2100)  # presence is heard at most every two seconds
     bruno.locator("message-composer textarea").press_sequentially("já vou", delay=20)
-    expect(ana.locator("[data-typing]")).to_have_text("Bruno digitando…")
-    expect(ana.locator("[data-typing]")).to_be_hidden(timeout=15_000)
+    expect(ana.locator("[data-typing-line]")).to_have_text("Bruno digitando…")
+    expect(ana.locator("[data-typing-line]")).to_be_hidden(timeout=15_000)
     bruno.goto("/account/")
     expect(ana.locator(".present")).to_have_count(0, timeout=25_000)
 

@@ -23,8 +23,8 @@ from leadengine.operations.heartbeat import write_heartbeat
 from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
-from whatsapp.models import WhatsAppSession
 from whatsapp.broker_health import record_failure, record_success
+from whatsapp.models import WhatsAppSession
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -11,7 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
+from unfold.contrib.filters.admin import DropdownFilter
 
 from leadengine.admin_site.base import BackOfficeAdmin, ReadOnlyInline, paired, rows_of_tenant
 from leadengine.admin_site.display import (
@@ -25,7 +27,7 @@ from leadengine.admin_site.display import (
     status_chip,
     when,
 )
-from leadengine.admin_site.filters import Words, pick, rows_of
+from leadengine.admin_site.filters import Words, pick, rows_of, since
 from leadengine.admin_site.site import tenant_of
 from tickets.models import Message
 from whatsapp.admin.payload import read_payload
@@ -42,14 +44,11 @@ _ITEM_WORDS: dict[str, Words] = {
 }  # fmt: skip
 _OVERDUE = timedelta(minutes=10)  # the drain looks every second: what is due this long has been forgotten
 _MOST_LETTERS = 10_000
+_MOST_CAUSES = 12
 _FATES = {
     "failed": (_("failed"), Q(fate="failed")),
     "overdue": (_("overdue"), Q(fate__in=["pending", "parked"])),
 }
-
-
-def _hours(hours: int) -> Any:
-    return lambda: Q(received_at__gte=timezone.now() - timedelta(hours=hours))
 
 
 class Items(ReadOnlyInline):
@@ -90,7 +89,7 @@ class WebhookEventAdmin(BackOfficeAdmin):
     list_filter = (
         pick("status", _("status"), {v: (word, Q(status=v)) for v, word in WebhookEvent.Status.choices}),
         rows_of("session", _("session"), "session_id", sessions),
-        pick("age", _("period"), {"1h": (_("last hour"), _hours(1)), "24h": (_("last 24 hours"), _hours(24))}),
+        since("age", "received_at"),
     )
     fieldsets = (
         (None, {"fields": paired("received", "status_word", "line", "reason", "kind", "instance_id")}),
@@ -150,6 +149,19 @@ class WebhookEventAdmin(BackOfficeAdmin):
         return code(read_payload(event.body))
 
 
+class Cause(DropdownFilter):
+    """The causes that there are now."""
+
+    title = capfirst(_("cause"))
+    parameter_name = "cause"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(cause["reason"], cause["reason"]) for cause in find_causes(request)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(reason=self.value()) if self.value() else queryset
+
+
 @admin.register(WebhookItem)
 class DeadLetterAdmin(BackOfficeAdmin):
     """Only the dead ones; all items of an event are on the event's page."""
@@ -161,7 +173,9 @@ class DeadLetterAdmin(BackOfficeAdmin):
     list_display_links = ("came",)
     list_select_related = ("event",)
     list_filter = (
+        Cause,
         pick("fate", _("fate"), _FATES),
+        since("age", "created_at"),
         rows_of("session", _("session"), "session_id", sessions),
     )
     list_before_template = "admin/dead_letters.html"
@@ -177,9 +191,7 @@ class DeadLetterAdmin(BackOfficeAdmin):
         return dead_letters(super().get_queryset(request))
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        groups = dead_letters(rows_of_tenant(WebhookItem.objects.all(), request))
-        causes = groups.values("reason", "fate").annotate(n=Count("pk"), latest=Max("created_at")).order_by("-n")
-        title = {"title": _("Dead letters"), "causes": list(causes[:12])}
+        title = {"title": _("Dead letters"), "causes": find_causes(request)}
         answer: HttpResponse = super().changelist_view(request, {**(extra_context or {}), **title})
         return answer
 
@@ -212,6 +224,12 @@ class DeadLetterAdmin(BackOfficeAdmin):
     @column(_("error"))
     def error_text(self, item: WebhookItem) -> Any:
         return _error(item.error)
+
+
+def find_causes(request: HttpRequest) -> list[dict[str, Any]]:
+    """The most frequent causes of the tenant's dead letters: [{reason, fate, n, latest}]."""
+    groups = dead_letters(rows_of_tenant(WebhookItem.objects.all(), request)).values("reason", "fate")
+    return list(groups.annotate(n=Count("pk"), latest=Max("created_at")).order_by("-n")[:_MOST_CAUSES])
 
 
 def dead_letters(rows: QuerySet[Any]) -> QuerySet[Any]:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -19,9 +20,9 @@ COLUMNS = (
 KINDS = ("MESSAGE_INBOUND", "WHATSAPP_MESSAGES_UPSERT")
 
 
-def fill_backlog(url: str, written: Iterable[Written]) -> int:
-    """Store both twins of each message as pending events; returns how many events that is."""
-    count = 0
+def fill_backlog(url: str, written: Iterable[Written]) -> list[UUID]:
+    """Store both twins of each message as pending events; returns the ids of the events."""
+    ids: list[UUID] = []
     writer = Writer()
     with psycopg.connect(url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT connection_id, tenant_id, id FROM whatsapp_sessions")
@@ -29,13 +30,13 @@ def fill_backlog(url: str, written: Iterable[Written]) -> int:
         with cursor.copy(f"COPY whatsapp_webhookevent ({', '.join(COLUMNS)}) FROM STDIN") as copy:
             for message in written:
                 for kind, body in zip(KINDS, writer.twins(message), strict=True):
-                    copy.write_row(_row(message, kind, body, sessions[message.line]))
-                    count += 1
-    return count
+                    ids.append(uuid7())
+                    copy.write_row((ids[-1], *_row(message, kind, body, sessions[message.line])))
+    return ids
 
 
 def _row(message: Written, kind: str, body: bytes, session: tuple[Any, Any]) -> tuple[Any, ...]:
     now = datetime.now(UTC)
     slot = zlib.crc32(f"{message.line}\n{message.phone}@s.whatsapp.net".encode()) % SLOTS
     packed = zlib.compress(body, 1)
-    return (uuid7(), *session, message.line, kind, "PENDING", slot, packed, 1, now, now)
+    return (*session, message.line, kind, "PENDING", slot, packed, 1, now, now)

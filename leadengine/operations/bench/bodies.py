@@ -84,7 +84,7 @@ def messages(run: int, lines: list[str], count: int, *, first: int = 0) -> Itera
         line = number % len(lines)
         turn = number // len(lines)
         new = turn % NEW_EVERY == 0
-        who = KNOWN + run * 1_000_000 + turn if new else turn % KNOWN
+        who = KNOWN + run % 90 * 1_000_000 + turn if new else turn % KNOWN
         yield Written(run, number, lines[line], f"551{line % 9 + 1}9{who:08}")
 
 

@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from typing import cast
 
 import aiohttp
 
@@ -23,7 +24,7 @@ BODY = 1024  # bytes of a webhook where nothing but the door is measured
 
 @dataclass
 class Plan:
-    """What to send. `mode`: `constant` and `accept` as fast as the connections allow; `path` and `latency` at a rate."""
+    """What to send: `constant` and `accept` as fast as the connections allow, `path` and `latency` at a rate."""
 
     mode: str
     port: int
@@ -56,8 +57,7 @@ class Connection(asyncio.Protocol):
         self.waiting: asyncio.Future[int] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -191,7 +191,7 @@ class Load:
     async def _settle(self) -> None:
         """Wait a moment for the last frames."""
         end = time.perf_counter() + 5
-        while len(self.seen) < len(self.posted) and time.perf_counter() < end:
+        while len(self.seen) < len(self.posted) and time.perf_counter() < end:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
     def _quantile(self, share: float) -> float:
@@ -205,8 +205,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 
 def main() -> None:
-    """Run the plan of the first argument."""
-    plan = Plan(**json.loads(sys.argv[1]))
+    """Run the plan on standard input."""
+    plan = Plan(**json.load(sys.stdin))
     with contextlib.suppress(ImportError):
         import uvloop
 

@@ -48,7 +48,7 @@ class Stage:
         state = State(self.data_dir)
         self.postgres = EmbeddedPostgres(self.data_dir, state)
         self.valkey = EmbeddedValkey(self.data_dir, state)
-        self._silence = Path(os.devnull).open("w", encoding="utf-8")
+        self._silence = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
         self.supervisor = Supervisor(Terminal(self._silence), self.data_dir / "processes.json")
         self.lines: list[str] = [f"bench-{number}" for number in range(TENANTS)]
         self.tokens: list[str] = []
@@ -77,7 +77,7 @@ class Stage:
     def sql(self, statement: str, parameters: Sequence[Any] = (), *, database: str = "leadengine") -> list[Any]:
         """Run a statement as superuser; returns its rows."""
         with psycopg.connect(self.url(database=database), autocommit=True) as connection:
-            cursor = connection.execute(statement, parameters or None)  # type: ignore[call-overload]
+            cursor = connection.execute(statement, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
     def wipe(self) -> None:
@@ -129,9 +129,8 @@ class Stage:
 
     async def load(self, plan: Plan) -> Result:
         """Run the load generator in a process of its own."""
-        return Result(
-            **json.loads(await self.python("-m", "leadengine.operations.bench.load", json.dumps(asdict(plan))))
-        )
+        output = await self.python("-m", "leadengine.operations.bench.load", given=json.dumps(asdict(plan)))
+        return Result(**json.loads(output))
 
     @asynccontextmanager
     async def web(self, server: str, *, constant: bool = False) -> AsyncIterator[int]:

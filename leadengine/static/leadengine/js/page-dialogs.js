@@ -25,7 +25,9 @@ class PageDialogs extends HTMLElement {
     if (!dialog) return;
     dialog.showModal();
     const chosen = dialog.querySelector("input[name=reason]:checked");
-    if (chosen) this.askNote(chosen);
+    if (!chosen) return;
+    chosen.focus();
+    this.askNote(chosen);
   }
 
   // A reason may ask for a note; the browser then insists on it.

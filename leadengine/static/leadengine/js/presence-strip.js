@@ -42,7 +42,7 @@ class PresenceStrip extends HTMLElement {
       }),
     );
     const typing = others.filter(({ state }) => state === "typing").map(({ name }) => name.split(" ")[0]);
-    const line = document.querySelector("[data-typing]");
+    const line = document.querySelector("[data-typing-line]");
     if (line) {
       line.hidden = !typing.length;
       line.textContent = typing.length ? this.dataset.typing.replace("{name}", typing.join(", ")) : "";

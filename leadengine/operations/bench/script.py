@@ -1,0 +1,124 @@
+"""Statements of the drain as a pgbench script: the same text, with values that each of its transactions makes anew."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+STEP = 1_000_000_000  # transactions of one client at most
+IDS = 64  # ids of one transaction at most
+EVENTS = 2  # of them the first are those of the webhook events, which stand there before
+
+_TYPES = {UUID: "uuid", str: "text", bool: "boolean", int: "bigint", float: "float8", datetime: "timestamptz"}
+_VARIABLE = re.compile(r"(?<!:):(?!:)\w")
+_PLACE = re.compile(r"%s|%%")
+
+HEADER = """\\set n :n + 1
+\\set base ((:client_id + 1) * {step} + :n) * {ids}
+\\if :n = :first
+SELECT {columns} FROM bench_lines WHERE client = :client_id \\gset
+\\endif
+BEGIN;
+"""
+
+
+@dataclass
+class Names:
+    """What stands for the values of one caught transaction.
+
+    `roles` are rows that were there before, by id: their columns of `bench_lines`. `texts` are parts of texts and
+    `numbers` whole numbers, each with the SQL that takes their place. Every other id is one that the transaction made.
+    """
+
+    roles: dict[UUID, str]
+    events: Sequence[UUID]
+    texts: dict[str, str]
+    numbers: dict[int, str]
+    used: set[str] = field(default_factory=set)
+    made: dict[UUID, int] = field(default_factory=dict)
+
+    def id_as_text(self, value: UUID) -> str:
+        """SQL text that gives an id as text."""
+        if value in self.roles:
+            self.used.add(self.roles[value])
+            return f":{self.roles[value]}"
+        return f"{self._hex(value)}::uuid::text"
+
+    def _hex(self, value: UUID) -> str:
+        if value in self.events:
+            index = self.events.index(value)
+        else:
+            index = self.made.setdefault(value, EVENTS + len(self.made))
+        return made_id(f":base::bigint + {index}")
+
+    def in_text(self) -> dict[str, str]:
+        """Every text that has to be replaced inside a text: ids in both spellings, and `texts`."""
+        known = {str(value): self.id_as_text(value) for value in (*self.events, *self.made)}
+        known |= {value.hex: self._hex(value) for value in self.made}
+        return known | {str(value): f":{role}" for value, role in self.roles.items()} | self.texts
+
+
+def made_id(number: str) -> str:
+    """SQL for 32 hexadecimal digits that rise with a number, as the product's own ids rise with time."""
+    return f"lpad(to_hex({number}), 32, '0')"
+
+
+def write_statement(sql: str, parameters: Sequence[Any], names: Names) -> str:
+    """A statement with its parameters written into it. Raises: ValueError for text that pgbench would misread."""
+    if _VARIABLE.search(sql):
+        raise ValueError(f"pgbench would take a part of this for a variable: {sql[:200]}")
+    values = iter(parameters)
+    return _PLACE.sub(lambda place: "%" if place[0] == "%%" else _value(next(values), names), sql).strip() + ";"
+
+
+def _value(value: Any, names: Names) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list | tuple):
+        kind = next((_TYPES[type(each)] for each in value if each is not None), None)
+        return f"ARRAY[{', '.join(_value(each, names) for each in value)}]::{kind}[]" if kind else _literal("{}")
+    if isinstance(value, UUID):
+        return f"({names.id_as_text(value)})::uuid"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return names.numbers.get(value, str(value))
+    if isinstance(value, datetime):
+        return f"{_literal(value.isoformat())}::timestamptz"
+    if isinstance(value, str):
+        return _text(value, names)
+    if isinstance(value, float):
+        return repr(value)
+    raise ValueError(f"A parameter of a kind that no statement had before: {type(value).__name__}")
+
+
+def _text(value: str, names: Names) -> str:
+    known = names.in_text()
+    pattern = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
+    parts: list[str] = []
+    last = 0
+    for found in pattern.finditer(value):
+        parts += [_literal(value[last : found.start()]), known[found[0]]]
+        names.used |= {known[found[0]][1:]} & set(names.roles.values())
+        last = found.end()
+    parts.append(_literal(value[last:]))
+    parts = [part for part in parts if part != "''"] or ["''"]
+    return parts[0] if parts == [_literal(value)] else f"({' || '.join(parts)})"
+
+
+def _literal(text: str) -> str:
+    """A string constant without a colon: pgbench looks for its variables in strings, too."""
+    plain = text.replace("'", "''")
+    if ":" not in text and "\\" not in text:
+        return f"'{plain}'"
+    return "E'" + plain.replace("\\", "\\\\").replace(":", "\\x3a") + "'"
+
+
+def write_script(statements: Sequence[str], columns: Sequence[str]) -> str:
+    """The file for pgbench: one transaction."""
+    header = HEADER.format(step=STEP, ids=IDS, columns=", ".join(columns))
+    return header + "\n".join(statements) + "\nCOMMIT;\n"
