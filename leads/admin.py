@@ -24,7 +24,7 @@ from leadengine.admin_site.display import EMPTY, called, chip, column, link, mom
 from leadengine.admin_site.filters import choices_of, pick, rows_of
 from leadengine.admin_site.site import person
 from leads.models import Contact, ContactIdentity, Lead, LeadActivity, PipelineStage, Tag
-from leads.services import save_contact, save_stage, save_tag
+from leads.services import edit_contact, save_stage, save_tag
 
 _MOST_HITS = 200
 _KINDS = {
@@ -88,7 +88,8 @@ class ContactAdmin(BackOfficeAdmin):
         return queryset.filter(pk__in=find_contact_ids(request, search_term)), False
 
     def store(self, request: HttpRequest, row: Contact, form: Any) -> None:
-        save_contact(actor=person(request), contact=row)
+        changed = {name: form.cleaned_data[name] for name in form.changed_data}
+        edit_contact(actor=person(request), contact_id=row.pk, **changed)
 
     @column(_("name"), header=True)
     def who(self, contact: Contact) -> list[str]:

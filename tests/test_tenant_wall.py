@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from django.apps import apps
+from django.contrib import admin
 from django.db import connection, models
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.utils import timezone
 
@@ -332,6 +333,19 @@ def test_database_refuses_a_row_that_points_into_another_tenant(world: World) ->
         assert Ticket.objects.get() == ours
 
 
-# --- Admin querysets and socket groups ---------------------------------------------------------------------------
-# Here: `for model, admin in admin.site._registry.items(): admin.get_queryset(request of world.outsider)` holds no row
-# of tenant A; and a socket of world.outsider hears nothing of what happens in tenant A.
+# --- Admin querysets; the sockets' wall is tests/realtime/test_socket.py, with real sockets of both tenants ---------
+
+
+def test_admin_querysets_of_another_tenant_hold_nothing_of_ours(world: World, rf: RequestFactory) -> None:
+    give(arrive(world), world.agent)
+    request = rf.get("/admin/")
+    request.user = world.outsider
+    screens = 0
+    for model, screen in admin.site._registry.items():
+        with tenant_scope(world.cedro.pk):
+            rows_seen = list(screen.get_queryset(request))
+        screens += 1
+        for row in rows_seen:
+            owner = getattr(row, "tenant_id", None) or getattr(getattr(row, "event", None), "tenant_id", None)
+            assert owner == world.cedro.pk or row == world.cedro, (model, row)
+    assert screens >= 10

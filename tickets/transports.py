@@ -35,7 +35,10 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A session as far as tickets need it. `name` is for metrics, `reference` is what the channel calls it."""
+    """A session as far as tickets need it.
+
+    `name` is for metrics, `reference` is what the channel calls it, `title` is for people; `since` is when it was lost.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -46,6 +49,8 @@ class Line:
     default_queue_id: UUID | None
     replaced_by: UUID | None
     capabilities: Capabilities
+    title: str = ""
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import structlog
 from django.conf import settings
 from django.contrib.auth.hashers import check_password, make_password
 from django.contrib.auth.password_validation import validate_password
@@ -119,7 +120,11 @@ def write_audit(
     ip: str | None = None,
     request_id: str = "",
 ) -> None:
-    """Add a line to the audit log, in the running transaction and scope."""
+    """Add a line to the audit log, in the running transaction and scope.
+
+    Without `request_id` it carries that of the request that is being answered, as the log lines do.
+    """
+    bound = structlog.contextvars.get_contextvars()
     AuditLog.objects.create(
         tenant_id=tenant_id,
         actor=actor,
@@ -128,7 +133,7 @@ def write_audit(
         object_id=str(target.pk) if target is not None else "",
         changes=changes or {},
         ip=ip,
-        request_id=request_id,
+        request_id=request_id or bound.get("request_id", ""),
     )
 
 

@@ -11,12 +11,11 @@ from uuid import UUID
 from django.contrib.auth import REDIRECT_FIELD_NAME, logout
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, HttpResponseNotAllowed
 from django.shortcuts import redirect
 from django.template.response import SimpleTemplateResponse
 from django.urls import URLPattern, URLResolver, path
 from django.utils.translation import gettext_lazy as _
-from django.views.decorators.http import require_POST
 from unfold.sites import UnfoldAdminSite
 
 from leadengine.accounts.models import User
@@ -73,12 +72,10 @@ class BackOffice(UnfoldAdminSite):
         return redirect_to_login(request.GET.get(REDIRECT_FIELD_NAME) or "/admin/")
 
     def logout(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        @require_POST
-        def leave(request: HttpRequest) -> HttpResponse:
-            logout(request)
-            return redirect_to_login("/admin/")
-
-        return leave(request)
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
+        logout(request)
+        return redirect_to_login("/admin/")
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         choose = path("tenant/", self.admin_view(self.choose_tenant), name="choose_tenant")

@@ -168,6 +168,17 @@ def test_the_message_list_reaches_a_day_back_and_all_the_way_for_one_ticket(offi
 
 
 @pytest.mark.django_db
+def test_an_echo_that_was_our_own_message_is_not_shown(office: Office, enter: Enter) -> None:
+    client, ticket = enter(office.world.supervisor), office.ours[Ticket]
+    with tenant_scope(office.world.ipe.pk):
+        Message.objects.filter(pk=office.ours[Message].pk).update(
+            content="DUPLICADA", status="CANCELED", metadata={"mergedInto": "x"}
+        )
+    for where in (address(Message), f"{address(Message)}?ticket={ticket.pk}", address(Ticket, ticket)):
+        assert "DUPLICADA" not in client.get(where).content.decode(), where
+
+
+@pytest.mark.django_db
 def test_dead_letters_are_failed_and_forgotten_items_only(office: Office, enter: Enter) -> None:
     event = office.ours[WebhookEvent]
     with tenant_scope(office.world.ipe.pk):

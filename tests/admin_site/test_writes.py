@@ -80,6 +80,8 @@ def test_a_queue_is_made_and_changed_with_its_difference_in_the_audit(office: Of
         assert QueueMembership.objects.get(queue=made).visibility == "QUEUE"
         assert Queue.objects.get(pk=made.pk).response_target_minutes == 5
     first, second = audits(world, "queue.saved")[-2:]
+    assert first.request_id
+    assert first.request_id != second.request_id
     assert (first.actor, first.changes["name"]) == (world.admin, [None, "Vendas"])
     assert second.changes == {"response_target_minutes": [10, 5], "is_default": [True, False]}
     [joined] = audits(world, "membership.saved")

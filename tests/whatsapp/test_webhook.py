@@ -13,13 +13,15 @@ import redis
 from django.test import override_settings
 from prometheus_client import REGISTRY
 
-from leadengine.accounts.scopes import service_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.redis import client
+from leads.models import Contact, Lead
 from tests.conftest import World
 from tests.whatsapp.door import KEY, PATH, call, post
-from tests.whatsapp.inbound import text_event
-from whatsapp.api.webhook import SIGNATURES
-from whatsapp.models import WebhookEvent
+from tests.whatsapp.inbound import corpus_lines, text_event
+from tickets.models import Message, Ticket
+from whatsapp.models import WebhookEvent, WhatsAppSession
+from whatsapp.services.drain import drain_inbox
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -206,3 +208,15 @@ def test_without_redis_the_event_is_stored_all_the_same(committed_world: World, 
     monkeypatch.setattr("leadengine.wake.client", lambda: dead)
     assert post(text_event()).status == 202
     assert len(events()) == 1
+
+
+def test_the_corpus_posted_with_its_headers_and_signatures(committed_world: World) -> None:
+    with service_scope("test"):
+        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="loja1")
+    with override_settings(WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE=True):
+        answers = [post(line["body"].encode(), line["headers"]) for line in corpus_lines("webhooks.jsonl")]
+    assert {answer.status for answer in answers} == {202, 204}
+    drain_inbox()
+    with tenant_scope(committed_world.ipe.pk):
+        counts = (Contact.objects.count(), Ticket.objects.count(), Lead.objects.count(), Message.objects.count())
+    assert counts == (3, 3, 2, 12)

@@ -37,7 +37,7 @@ from leadengine.admin_site.display import (
 from leadengine.admin_site.filters import arriving, pick
 from leadengine.admin_site.site import person, tenant_of
 from leads.models import Contact
-from tickets.admin.words import MESSAGE
+from tickets.admin.words import MERGED, MESSAGE
 from tickets.models import Message, OutboundAttempt, Ticket
 from tickets.services.outbox import cancel_message, dismiss_message, resend_message
 from tickets.services.shapes import preview_of
@@ -161,7 +161,7 @@ class MessageAdmin(BackOfficeAdmin):
     actions_detail = ("resend", "cancel", "dismiss")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        rows: QuerySet[Any] = super().get_queryset(request).defer("payload", "metadata", "request_hash")
+        rows: QuerySet[Any] = super().get_queryset(request).exclude(MERGED).defer("payload", "metadata", "request_hash")
         return rows
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:

@@ -38,7 +38,7 @@ from leadengine.admin_site.filters import arriving, choices_of, pick, rows_of
 from leadengine.admin_site.site import person
 from leads.admin import find_contact_ids, number_of
 from leads.models import Contact
-from tickets.admin.words import MESSAGE, PRIORITY, TICKET
+from tickets.admin.words import MERGED, MESSAGE, PRIORITY, TICKET
 from tickets.models import CloseReason, Message, Note, Queue, Ticket, TicketEvent
 from tickets.models.tickets import ENDED, LIVE
 from tickets.services.lifecycle import assign_ticket, close_ticket, reopen_ticket, take_ticket, unassign_ticket
@@ -144,7 +144,8 @@ class TicketAdmin(BackOfficeAdmin):
 
     def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> Any:
         ticket = context.get("original")
-        latest = Message.objects.filter(ticket=ticket).select_related("author", "media").order_by("-position")
+        messages = Message.objects.filter(ticket=ticket).exclude(MERGED).select_related("author", "media")
+        latest = messages.order_by("-position")
         notes = Note.objects.filter(ticket=ticket).select_related("author").order_by("-seq")
         entries = TicketEvent.objects.filter(ticket=ticket).select_related("actor").order_by("-seq")
         shown = sorted(latest[:_LAST_MESSAGES], key=lambda message: (message.sent_at, message.position))

@@ -29,7 +29,7 @@ def find_line(reference: UUID | str) -> Line | None:
     with across_owners(), connection.cursor() as cursor:
         cursor.execute(
             """SELECT id, tenant_id, connection_id, coalesce(broker_instance_id, connection_id), status,
-                   default_queue_id, replaced_by, capabilities
+                   default_queue_id, replaced_by, capabilities, session_name, disconnected_at
                FROM whatsapp_sessions
                WHERE (id::text = %s OR connection_id = %s OR broker_instance_id = %s)
                    AND (deleted_at IS NULL OR replaced_by IS NOT NULL) AND tenant_id = coalesce(%s, tenant_id)
@@ -39,11 +39,11 @@ def find_line(reference: UUID | str) -> Line | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    session_id, owner_tenant, name, wire_name, status, queue_id, replaced_by, stored = row
+    session_id, owner_tenant, name, wire_name, status, queue_id, replaced_by, stored, title, since = row
     return Line(
         id=session_id, tenant_id=owner_tenant, name=name, reference=wire_name, status=status,
         connected=status == WhatsAppSession.Status.CONNECTED, default_queue_id=queue_id, replaced_by=replaced_by,
-        capabilities=capabilities_of(loads(stored)),
+        capabilities=capabilities_of(loads(stored)), title=title, since=since,
     )  # fmt: skip
 
 

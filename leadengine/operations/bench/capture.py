@@ -59,7 +59,8 @@ def main(url: str) -> Caught:
         tenant = _one(server, "SELECT tenant_id FROM whatsapp_sessions WHERE connection_id = %s", LINE)
         server.execute("INSERT INTO tickets_ticketcounter (tenant_id, last_number) VALUES (%s, %s)", [tenant, NUMBER])
         numbers = {POSITION + 1: f"({POSITION} + :n)", NUMBER + 1: f"({NUMBER} + :n)", BATCH: "2"}
-        texts = {_id(2): "'3EB0' || lpad(to_hex(:base::bigint), 18, '0')", str(NUMBER + 1): f"({NUMBER} + :n)::text"}
+        texts = {str(value): f"{sql}::text" for value, sql in numbers.items() if value != BATCH}
+        texts[_id(2)] = "'3EB0' || lpad(to_hex(:base::bigint), 18, '0')"
         fresh = "'55119' || lpad((:client_id * 10000000 + :n)::text, 8, '0')"
         names = Names(_roles(server, tenant), [], {_id(1): texts[_id(2)], **texts, PHONE: fresh}, numbers)
         new, events = _catch(url, server, _written(1), names)

@@ -11,7 +11,7 @@ import types
 from typing import Any
 
 
-async def application(_scope: dict[str, Any], receive: Any, send: Any) -> None:
+async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ARG001 - named by daphne
     """Read the body and say nothing."""
     while (await receive()).get("more_body"):
         pass

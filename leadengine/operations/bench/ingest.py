@@ -25,8 +25,6 @@ from leadengine.operations.bench.load import Plan
 from leadengine.operations.bench.report import Report, describe
 from leadengine.operations.bench.stage import FLOORS, Failed, Stage, open_stage
 
-# Shares of the worker's or the door's rate, the lesser one, that are offered to the whole path until one is held.
-OFFERS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 CAUGHT_UP = 0.5  # seconds of the offered load that may wait at the end: then the backlog does not grow
 LATENCY_RATE = 50  # messages per second
 INSERT, PIPELINE = "F1 insert of a raw event (rows/s)", "F3 one transaction per message (messages/s)"
@@ -38,30 +36,32 @@ class Size:
     """How long each part takes."""
 
     runs: int
+    servers: tuple[str, ...]
     floor_seconds: float
     door_seconds: float
-    transactions: int
+    transactions: int  # of each client of pgbench
     backlog: int  # messages
     path_seconds: float
     latency_seconds: float
-    offers: tuple[float, ...] = OFFERS
+    offers: tuple[float, ...]
 
 
-FULL = Size(3, 5, 6, 1000, 20_000, 8, 10)
-SHORT = Size(1, 1.5, 1.5, 150, 2500, 2.5, 3, (0.6, 0.4, 0.25))
+FULL = Size(3, serve.SERVERS, 5, 6, 1000, 20_000, 8, 10, (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1))
+SHORT = Size(1, ("daphne",), 1.5, 1.5, 100, 1500, 2, 2, (0.5, 0.3))
 
 Say = Callable[[str], None]
 
 
 async def bench_ingest(*, data_dir: Path, size: Size, say: Say) -> Report:
     """Measure everything; nothing is left behind. Raises: Failed, leadengine.embedded.processes.UnableToStart."""
+    say("starting servers of its own")
     async with open_stage(data_dir) as stage:
-        servers = [name for name in serve.SERVERS if not serve.missing_for(name)]
+        servers = [name for name in size.servers if not serve.missing_for(name)]
         caught = await catch_statements(stage)
         report = Report(describe(*_server_versions(stage)))
         for run in range(1, size.runs + 1):
-            for part in (_measure_door, _measure_worker, _measure_path, _measure_latency):
-                say(f"run {run} of {size.runs}: {part.__name__.removeprefix('_measure_')}")
+            for part, name in ((_measure_door, "door"), (_measure_worker, "worker"), (_measure_path, "whole path")):
+                say(f"run {run} of {size.runs}: {name}")
                 await part(stage, report, caught, run, size, servers)
         _judge(report, servers)
         return report
@@ -81,18 +81,18 @@ async def _measure_door(
     report.add(INSERT, "rows/s", await floors.measure_insert(stage, seconds=size.floor_seconds))
     for number, server in enumerate(servers):
         async with stage.web(server, constant=True) as port:
+            await stage.ready(port)
             result = await stage.load(Plan("constant", port, stage.lines, size.floor_seconds, run))
-            if result.statuses != {"204": result.sent}:
+            if set(result.statuses) != {"204"}:
                 raise Failed(f"{server}: the constant answered {result.statuses}")
             report.add(f"F2 constant 204, {server} (requests/s)", "requests/s", result.sent / result.seconds)
         stage.wipe()
         async with stage.web(server) as port:
-            await stage.load(Plan("accept", port, stage.lines, 0.3, 50 + run))
-            before = _events(stage)
+            await stage.ready(port)
             result = await stage.load(Plan("accept", port, stage.lines, size.door_seconds, run * 10 + number))
-        stored = _events(stage) - before
-        if result.statuses != {"202": result.sent} or stored != result.sent:
-            raise Failed(f"{server}: {result.statuses} answers, {stored} rows stored of {result.sent}")
+        stored = stage.sql("SELECT count(*) FROM whatsapp_webhookevent")[0][0]
+        if set(result.statuses) != {"202"} or stored != result.warm_up + result.sent:
+            raise Failed(f"{server}: answers {result.statuses}, rows {stored}, sent {result.warm_up} + {result.sent}")
         report.add(_door(server), "webhooks/s", result.sent / result.seconds)
         report.add(f"door p50, {server} (ms)", "ms", result.p50)
         report.add(f"door p99, {server} (ms)", "ms", result.p99)
@@ -106,6 +106,7 @@ async def _measure_worker(
     report.add(PIPELINE, "messages/s", rate)
     stage.wipe()
     async with stage.worker():
+        await stage.ready(0, "worker")
         await _introduce(stage)
         fill_backlog(stage.url(), messages(run, stage.lines, size.backlog))
         stage.sql("VACUUM ANALYZE whatsapp_webhookevent")
@@ -118,19 +119,26 @@ async def _measure_worker(
 async def _measure_path(
     stage: Stage, report: Report, _caught: Caught, run: int, size: Size, servers: list[str]
 ) -> None:
-    """The rate at which web, worker, beat and the load beside them hold the pace."""
+    """Web, worker and beat with the load beside them: the rate they hold, and the way from a webhook to a frame.
+
+    Offered are shares of what door or worker did alone, the lesser one, until one is held.
+    """
     for number, server in enumerate(servers):
+        name = run * 10 + number * 100
         limit = min(report.measures[DRAIN].runs[-1], report.measures[_door(server)].runs[-1] / 2)
         async with _product(stage, server) as port:
             for place, share in enumerate(size.offers):
-                plan = Plan(
-                    "path", port, stage.lines, size.path_seconds, run * 20 + number * 10 + place, rate=limit * share
-                )
-                if await _holds(stage, plan):
-                    report.add(f"{PATH}, {server}", "messages/s", plan.rate)
+                plan = Plan("path", port, stage.lines, size.path_seconds, name + place, rate=limit * share)
+                if held := await _holds(stage, plan):
                     break
-            else:
-                report.add(f"{PATH}, {server}", "messages/s", 0)
+            report.add(f"{PATH}, {server}", "messages/s", plan.rate if held else 0.0)
+            plan = Plan("latency", port, stage.lines, size.latency_seconds, name + 9, rate=LATENCY_RATE)
+            plan.tokens = stage.tokens
+            result = await stage.load(plan)
+        report.add(f"webhook to frame p50, {server} (ms)", "ms", result.p50)
+        report.add(f"webhook to frame p99, {server} (ms)", "ms", result.p99)
+        share = result.delivered / (size.latency_seconds * LATENCY_RATE)
+        report.add(f"frames delivered, {server} (share)", "of 1", share)
 
 
 async def _holds(stage: Stage, plan: Plan) -> bool:
@@ -140,22 +148,6 @@ async def _holds(stage: Stage, plan: Plan) -> bool:
     await _drain(stage)
     in_time = result.seconds <= plan.seconds * 1.05 + 0.2
     return in_time and set(result.statuses) == {"202"} and waiting <= 2 * plan.rate * CAUGHT_UP
-
-
-async def _measure_latency(
-    stage: Stage, report: Report, _caught: Caught, run: int, size: Size, servers: list[str]
-) -> None:
-    """From a webhook's first byte to the frame in a client, at 50 messages per second."""
-    for number, server in enumerate(servers):
-        async with _product(stage, server) as port:
-            await stage.load(Plan("path", port, stage.lines, 1, 800 + run, rate=20))
-            plan = Plan("latency", port, stage.lines, size.latency_seconds, 900 + run * 10 + number, rate=LATENCY_RATE)
-            plan.tokens = stage.tokens
-            result = await stage.load(plan)
-        report.add(f"webhook to frame p50, {server} (ms)", "ms", result.p50)
-        report.add(f"webhook to frame p99, {server} (ms)", "ms", result.p99)
-        share = result.delivered / (size.latency_seconds * LATENCY_RATE)
-        report.add(f"frames delivered, {server} (share)", "of 1", share)
 
 
 def _judge(report: Report, servers: list[str]) -> None:
@@ -184,6 +176,7 @@ async def _product(stage: Stage, server: str) -> AsyncIterator[int]:
         port = await stack.enter_async_context(stage.web(server))
         await stack.enter_async_context(stage.worker())
         await stack.enter_async_context(stage.beat())
+        await stage.ready(port, "worker", "beat")
         await _introduce(stage)
         yield port
 
@@ -209,10 +202,6 @@ async def _drain(stage: Stage) -> None:
 
 def _waiting(stage: Stage) -> int:
     return int(stage.sql("SELECT count(*) FROM whatsapp_webhookevent WHERE status = 'PENDING'")[0][0])
-
-
-def _events(stage: Stage) -> int:
-    return int(stage.sql("SELECT count(*) FROM whatsapp_webhookevent")[0][0])
 
 
 def _check_messages(stage: Stage, expected: int) -> None:

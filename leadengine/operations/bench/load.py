@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import cast
 
@@ -19,6 +19,7 @@ from leadengine.operations.bench.bodies import Writer, messages, request
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.I)
 _NUMBER = re.compile(r"#(\d{9})")
+WARM_UP = 0.4  # seconds
 BODY = 1024  # bytes of a webhook where nothing but the door is measured
 
 
@@ -46,6 +47,7 @@ class Result:
     p50: float
     p99: float
     delivered: int = 0
+    warm_up: int = 0  # requests before the clock was started, not in `sent`
 
 
 class Connection(asyncio.Protocol):
@@ -101,23 +103,29 @@ class Load:
         """Send all, wait for the answers, and with `latency` for the frames."""
         at_once = self.plan.mode in {"constant", "accept"}
         requests = deque(self._requests())
-        free: asyncio.Queue[Connection] = asyncio.Queue()
-        for _ in range(self.plan.connections):
-            free.put_nowait(await self._connect())
+        connections = [await self._connect() for _ in range(self.plan.connections)]
+        sent = warm_up = 0
         async with contextlib.AsyncExitStack() as stack:
             if self.plan.tokens:
                 await self._listen(stack)
+            if at_once:
+                await self._flood(connections, requests, WARM_UP)
+                warm_up = len(self.times)
+                self.times.clear()
             began = time.perf_counter()
-            await (self._flood(free, requests, began) if at_once else self._pace(free, requests, began))
+            if at_once:
+                await self._flood(connections, requests, self.plan.seconds)
+            else:
+                await self._pace(connections, requests, began)
             seconds = time.perf_counter() - began
             if self.plan.tokens:
                 await self._settle()
+        sent = len(self.times)
         if self.plan.tokens:
             self.times = [self.seen[number] - self.posted[number] for number in self.seen]
         self.times.sort()
         return Result(
-            sum(self.statuses.values()), seconds, dict(self.statuses), self._quantile(0.5), self._quantile(0.99),
-            len(self.seen),
+            sent, seconds, dict(self.statuses), self._quantile(0.5), self._quantile(0.99), len(self.seen), warm_up,
         )  # fmt: skip
 
     def _requests(self) -> Iterator[tuple[int, bytes]]:
@@ -138,20 +146,28 @@ class Load:
         _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", self.plan.port)
         return connection
 
-    async def _flood(self, free: asyncio.Queue[Connection], requests: deque[tuple[int, bytes]], began: float) -> None:
+    async def _flood(
+        self, connections: Sequence[Connection], requests: deque[tuple[int, bytes]], seconds: float
+    ) -> None:
         """Every connection sends its next request as soon as the last is answered."""
+        end = time.perf_counter() + seconds
 
         async def run(connection: Connection) -> None:
-            while requests and time.perf_counter() - began < self.plan.seconds:
+            while requests and time.perf_counter() < end:
                 item = requests.popleft()
                 if self.plan.mode == "constant":
                     requests.append(item)
                 await self._post(connection, item[1], time.perf_counter())
 
-        await asyncio.gather(*(run(free.get_nowait()) for _ in range(self.plan.connections)))
+        await asyncio.gather(*map(run, connections))
 
-    async def _pace(self, free: asyncio.Queue[Connection], requests: deque[tuple[int, bytes]], began: float) -> None:
+    async def _pace(
+        self, connections: Sequence[Connection], requests: Iterable[tuple[int, bytes]], began: float
+    ) -> None:
         """Each request leaves at its time, whatever became of the others; its time counts from then."""
+        free: asyncio.Queue[Connection] = asyncio.Queue()
+        for connection in connections:
+            free.put_nowait(connection)
         tasks = []
         for index, (number, data) in enumerate(requests):
             due = began + index / (2 * self.plan.rate)

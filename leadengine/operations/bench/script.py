@@ -16,6 +16,7 @@ EVENTS = 2  # of them the first are those of the webhook events, which stand the
 _TYPES = {UUID: "uuid", str: "text", bool: "boolean", int: "bigint", float: "float8", datetime: "timestamptz"}
 _VARIABLE = re.compile(r"(?<!:):(?!:)\w")
 _PLACE = re.compile(r"%s|%%")
+_ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 HEADER = """\\set n :n + 1
 \\set base ((:client_id + 1) * {step} + :n) * {ids}
@@ -55,11 +56,16 @@ class Names:
             index = self.made.setdefault(value, EVENTS + len(self.made))
         return made_id(f":base::bigint + {index}")
 
-    def in_text(self) -> dict[str, str]:
-        """Every text that has to be replaced inside a text: ids in both spellings, and `texts`."""
-        known = {str(value): self.id_as_text(value) for value in (*self.events, *self.made)}
-        known |= {value.hex: self._hex(value) for value in self.made}
-        return known | {str(value): f":{role}" for value, role in self.roles.items()} | self.texts
+    def in_text(self, part: str) -> str:
+        """SQL text that takes the place of a part of a text that `found` has found."""
+        if part in self.texts:
+            return self.texts[part]
+        return self.id_as_text(UUID(part)) if "-" in part else self._hex(UUID(part))
+
+    def found(self) -> re.Pattern[str]:
+        """What has to be replaced inside texts: ids, the bare digits of ids that the transaction made, and `texts`."""
+        words = [*(value.hex for value in self.made), *sorted(self.texts, key=len, reverse=True)]
+        return re.compile("|".join([_ID, *map(re.escape, words)]))
 
 
 def made_id(number: str) -> str:
@@ -97,13 +103,10 @@ def _value(value: Any, names: Names) -> str:
 
 
 def _text(value: str, names: Names) -> str:
-    known = names.in_text()
-    pattern = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True))))
     parts: list[str] = []
     last = 0
-    for found in pattern.finditer(value):
-        parts += [_literal(value[last : found.start()]), known[found[0]]]
-        names.used |= {known[found[0]][1:]} & set(names.roles.values())
+    for found in names.found().finditer(value):
+        parts += [_literal(value[last : found.start()]), names.in_text(found[0])]
         last = found.end()
     parts.append(_literal(value[last:]))
     parts = [part for part in parts if part != "''"] or ["''"]

@@ -134,7 +134,7 @@ class Stage:
 
     @asynccontextmanager
     async def web(self, server: str, *, constant: bool = False) -> AsyncIterator[int]:
-        """A web process, ours or the constant one; gives its port."""
+        """A web process, ours or the constant one; gives its port, which answers once `ready` has waited for it."""
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             listener.listen(1024)
@@ -142,30 +142,28 @@ class Stage:
             module = "leadengine.operations.bench.constant" if constant else "leadengine.embedded.serve"
             words = ("-m", module, "--server", server, "--fd", str(listener.fileno()))
             async with self._process("web", *words, descriptors=(listener.fileno(),)):
-                await _answers(port)
                 yield port
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:
-        """A worker with one process, warm."""
+        """A worker with one process."""
         async with self._process("worker", str(ROOT / "manage.py"), "worker", "--name", "bench"):
-            await self._seen("worker")
             yield
 
     @asynccontextmanager
     async def beat(self) -> AsyncIterator[None]:
         """The clock."""
         async with self._process("beat", str(ROOT / "manage.py"), "beat"):
-            await self._seen("beat")
             yield
 
-    async def _seen(self, kind: str) -> None:
+    async def ready(self, port: int, *kinds: str) -> None:
+        """Wait until what was started at the same time works: the server of a port (0: none) and processes that beat."""
         end = time.monotonic() + 60
-        sql = "SELECT 1 FROM operations_heartbeat WHERE kind = %s AND at > now() - interval '10 seconds'"
-        while not self.sql(sql, [kind]):
+        sql = "SELECT count(DISTINCT kind) FROM operations_heartbeat WHERE kind = ANY(%s)"
+        while (port and not await _answers(port)) or self.sql(sql, [list(kinds)])[0][0] < len(kinds):
             if time.monotonic() > end:
-                raise Failed(f"The {kind} does not start.")
-            await asyncio.sleep(0.1)
+                raise Failed("The product does not start.")
+            await asyncio.sleep(0.05)
 
     @asynccontextmanager
     async def _process(self, process: str, *words: str, descriptors: Sequence[int] = ()) -> AsyncIterator[None]:
@@ -180,6 +178,7 @@ class Stage:
             if child.returncode is not None:
                 raise Failed(f"The {process} process has ended: {log.read_text(errors='replace')[-2000:]}")
         finally:
+            self.sql("DELETE FROM operations_heartbeat")
             if child.returncode is None:
                 child.send_signal(signal.SIGTERM)
                 with contextlib.suppress(TimeoutError):
@@ -215,17 +214,13 @@ def _tenants(slugs: Sequence[str]) -> dict[str, Any]:
     return {"tenants": [tenant(slug) for slug in slugs]}
 
 
-async def _answers(port: int) -> None:
-    """Wait until a web server accepts and answers."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def _answers(port: int) -> bool:
+    """Whether a web server answers by now; it waits for one that listens and is not there yet."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
         writer.write(b"GET /api/integrations/whatsapp/webhook HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        try:
-            if await asyncio.wait_for(reader.readline(), 30):
-                return
-        except (OSError, TimeoutError):
-            await asyncio.sleep(0.05)
-        finally:
-            writer.close()
-    raise Failed("The web server does not answer.")
+        return bool(await asyncio.wait_for(reader.readline(), 30))
+    except (OSError, TimeoutError):
+        return False
+    finally:
+        writer.close()
