@@ -16,7 +16,7 @@ from django.db import connection
 
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, insert_rows, loads, unnest
-from leads.services import ContactRow, LeadTouch, Person, add_identities, touch_leads, upsert_contacts
+from leads.services import ContactRow, LeadTouch, Person, add_identities, note_answers, touch_leads, upsert_contacts
 from tickets.services.announce import announce_arrivals
 from tickets.services.effects import change_message
 from tickets.services.opening import Wanted, find_tickets
@@ -172,6 +172,8 @@ def _store(tenant_id: UUID, arrivals: list[Arrival], now: datetime) -> dict[Key,
         ],
         now=now,
     )
+    ours = [(row.contact.id, row.arrival.sent_at) for row in rows if row.arrival.direction == "OUTBOUND"]
+    note_answers(tenant_id=tenant_id, answers=ours)
     announce_arrivals(tenant_id=tenant_id, rows=rows, leads=leads, now=now)
     return {row.arrival.key: Recorded("stored", row.id, row.ticket.id, row.contact.id, row) for row in rows}
 

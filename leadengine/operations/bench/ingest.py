@@ -127,18 +127,21 @@ async def _measure_path(
         name = run * 10 + number * 100
         limit = min(report.measures[DRAIN].runs[-1], report.measures[_door(server)].runs[-1] / 2)
         async with _product(stage, server) as port:
+            written = len(list(introductions(stage.lines)))
             for place, share in enumerate(size.offers):
                 plan = Plan("path", port, stage.lines, size.path_seconds, name + place, rate=limit * share)
+                written += plan.messages
                 if held := await _holds(stage, plan):
                     break
             report.add(f"{PATH}, {server}", "messages/s", plan.rate if held else 0.0)
             plan = Plan("latency", port, stage.lines, size.latency_seconds, name + 9, rate=LATENCY_RATE)
             plan.tokens = stage.tokens
             result = await stage.load(plan)
+            await _drain(stage)
+            _check_messages(stage, written + plan.messages)
         report.add(f"webhook to frame p50, {server} (ms)", "ms", result.p50)
         report.add(f"webhook to frame p99, {server} (ms)", "ms", result.p99)
-        share = result.delivered / (size.latency_seconds * LATENCY_RATE)
-        report.add(f"frames delivered, {server} (share)", "of 1", share)
+        report.add(f"frames delivered, {server} (share)", "of 1", result.delivered / plan.messages)
 
 
 async def _holds(stage: Stage, plan: Plan) -> bool:

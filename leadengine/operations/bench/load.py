@@ -36,6 +36,11 @@ class Plan:
     rate: float = 0  # messages per second, two webhooks each
     tokens: list[str] = field(default_factory=list)  # API keys for the sockets, one per line
 
+    @property
+    def messages(self) -> int:
+        """How many messages are sent at a rate."""
+        return int(self.seconds * self.rate)
+
 
 @dataclass
 class Result:
@@ -138,7 +143,7 @@ class Load:
                 yield message.number, request(writer.twins(message)[0], plan.port)
             return
         writer = Writer()
-        for message in messages(plan.run, plan.lines, int(plan.seconds * plan.rate)):
+        for message in messages(plan.run, plan.lines, plan.messages):
             for body in writer.twins(message):
                 yield message.number, request(body, plan.port)
 

@@ -157,7 +157,7 @@ class Stage:
             yield
 
     async def ready(self, port: int, *kinds: str) -> None:
-        """Wait until what was started at the same time works: the server of a port (0: none) and processes that beat."""
+        """Wait until what was started works: the server of a port (0: none), and processes that write heartbeats."""
         end = time.monotonic() + 60
         sql = "SELECT count(DISTINCT kind) FROM operations_heartbeat WHERE kind = ANY(%s)"
         while (port and not await _answers(port)) or self.sql(sql, [list(kinds)])[0][0] < len(kinds):

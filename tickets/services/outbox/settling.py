@@ -13,7 +13,7 @@ from leadengine import metrics
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.ids import uuid7
 from leadengine.sql import dumps
-from leads.services import add_identities
+from leads.services import add_identities, note_answers
 from tickets.services.announce import announce_ticket
 from tickets.services.outbox.announcing import announce_change
 from tickets.services.outbox.claiming import Claim
@@ -120,6 +120,7 @@ def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> N
     if unanswered and (seconds := state.first_response_seconds) is not None:
         transaction.on_commit(lambda: metrics.first_response_seconds.observe(seconds))
     add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, claim.contact_id))
+    note_answers(tenant_id=line.tenant_id, answers=[(claim.contact_id, changes["sent_at"])])
     if external_id is not None:
         transport.bound(
             tenant_id=line.tenant_id, session_id=line.id, external_id=external_id, now=tried.finished_at

@@ -1,56 +1,23 @@
-"""Contacts and leads: every write of this app."""
+"""Contacts from what events say of them: found or made by identity, set-based, once however many race."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError, connection, transaction
+from django.db import connection
 from django.db.backends.utils import CursorWrapper
-from django.db.models import F
 
-from leadengine.accounts.models import User
-from leadengine.accounts.services import save_audited
-from leadengine.errors import DomainError, NotFound, ValidationFailed
 from leadengine.ids import uuid7
-from leadengine.sql import dumps, insert_rows, unnest
-from leads.models import Contact, PipelineStage, Tag
+from leadengine.sql import insert_rows, unnest
 
 _IDENTITY = {
     "id": "uuid", "tenant_id": "uuid", "contact_id": "uuid", "kind": "text", "value": "text", "is_primary": "boolean",
 }  # fmt: skip
 NO_NAME = "Contato sem número"
 GROUP_NO_NAME = "Grupo do WhatsApp"
-MOST_CUSTOM_FIELDS = 65_536  # bytes of JSON
-DEFAULT_STAGES = (
-    ("Novo", "NEW", "#175CD3", False, False),
-    ("Contatado", "CONTACTED", "#5B6875", False, False),
-    ("Qualificado", "QUALIFIED", "#0B6E4F", False, False),
-    ("Proposta", "PROPOSAL", "#B25E09", False, False),
-    ("Negociação", "NEGOTIATION", "#7A5AF8", False, False),
-    ("Ganho", "CONVERTED", "#079455", True, False),
-    ("Perdido", "LOST", "#B42318", False, True),
-)
-
-
-_CONTACT_FIELDS = ("name", "name_source", "notes", "custom_fields", "is_blocked")
-
-
-class UnableToSave(DomainError):
-    """Já existe uma etiqueta ou etapa assim."""
-
-    code = "NAME_TAKEN"
-    status = 409
-
-
-class ContactChanged(DomainError):
-    """O contato mudou enquanto isso: veja como está agora. Details: version."""
-
-    code = "VERSION_CONFLICT"
-    status = 409
 
 
 @dataclass(slots=True)
@@ -84,31 +51,6 @@ class ContactRow:
 Known = dict[tuple[str, str], ContactRow]  # identity -> its contact
 
 
-@dataclass(slots=True)
-class LeadTouch:
-    """One inbound message of a person: it creates the lead or moves its last contact."""
-
-    contact_id: UUID
-    message_id: UUID
-    preview: str
-    at: datetime
-
-
-@dataclass(slots=True)
-class LeadChange:
-    """What touch_leads did to one lead, for `lead.updated`."""
-
-    lead_id: UUID
-    contact_id: UUID
-    created: bool
-    stage_id: UUID
-    status: str
-    rank: str
-    last_contact_at: datetime | None
-    version: int
-    activities: int = field(default=0)
-
-
 def upsert_contacts(*, tenant_id: UUID, people: Sequence[Person], now: datetime) -> list[ContactRow]:
     """Find or create the contact of each person, add missing identities, and take over better names.
 
@@ -126,81 +68,6 @@ def upsert_contacts(*, tenant_id: UUID, people: Sequence[Person], now: datetime)
         _add_missing(cursor, tenant_id, people, found, known)
         _refresh(cursor, tenant_id, people, found, now)
     return found
-
-
-def touch_leads(*, tenant_id: UUID, touches: Sequence[LeadTouch], now: datetime) -> list[LeadChange]:
-    """Create the missing leads, move last_contact_at forward only, and add one WHATSAPP_REPLIED per message."""
-    if not touches:
-        return []
-    latest: dict[UUID, datetime] = {}
-    for touch in touches:
-        latest[touch.contact_id] = max(touch.at, latest.get(touch.contact_id, touch.at))
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT id FROM leads_pipelinestage WHERE tenant_id = %s AND status = 'NEW'", [tenant_id])
-        stage = cursor.fetchone()
-        if stage is None:
-            create_default_stages(tenant_id=tenant_id)
-            return touch_leads(tenant_id=tenant_id, touches=touches, now=now)
-        rows = []
-        for contact_id, at in sorted(latest.items()):
-            lead_id = uuid7()
-            rows.append((lead_id, tenant_id, contact_id, stage[0], "NEW", "WHATSAPP", at, lead_id.hex))
-        source, arrays = unnest(
-            {
-                "id": "uuid", "tenant_id": "uuid", "contact_id": "uuid", "stage_id": "uuid", "status": "text",
-                "source": "text", "last_contact_at": "timestamptz", "rank": "text",
-            },
-            rows,
-        )  # fmt: skip
-        cursor.execute(
-            f"""INSERT INTO leads_lead
-                    (id, tenant_id, contact_id, stage_id, status, source, last_contact_at, rank)
-                SELECT * FROM {source}
-                ON CONFLICT (contact_id) DO UPDATE SET version = leads_lead.version + 1,
-                    last_contact_at = greatest(leads_lead.last_contact_at, excluded.last_contact_at)
-                RETURNING contact_id, id, xmax = 0, stage_id, status, rank, last_contact_at, version""",  # noqa: S608
-            arrays,
-        )
-        changes = {
-            row[0]: LeadChange(row[1], row[0], row[2], row[3], row[4], row[5], row[6], row[7])
-            for row in cursor.fetchall()
-        }
-        activities: list[tuple[object, ...]] = [
-            (uuid7(), tenant_id, change.lead_id, "CREATED", now, "{}") for change in changes.values() if change.created
-        ]
-        for touch in touches:
-            change = changes[touch.contact_id]
-            change.activities += 1
-            data = dumps({"messageId": str(touch.message_id), "preview": touch.preview})
-            activities.append((uuid7(), tenant_id, change.lead_id, "WHATSAPP_REPLIED", touch.at, data))
-        insert_rows(
-            cursor,
-            "leads_leadactivity",
-            {
-                "id": "uuid", "tenant_id": "uuid", "lead_id": "uuid", "kind": "text", "at": "timestamptz",
-                "metadata": "jsonb",
-            },
-            activities,
-        )  # fmt: skip
-    return list(changes.values())
-
-
-def create_default_stages(*, tenant_id: UUID) -> None:
-    """Give a tenant the seven stages of spec/tickets-leads.md section 6; harmless when they exist."""
-    with connection.cursor() as cursor:
-        insert_rows(
-            cursor,
-            "leads_pipelinestage",
-            {
-                "id": "uuid", "tenant_id": "uuid", "name": "text", "status": "text", "colour": "text",
-                "is_won": "boolean", "is_lost": "boolean", "order_index": "smallint",
-            },
-            [
-                (uuid7(), tenant_id, name, status, colour, won, lost, index)
-                for index, (name, status, colour, won, lost) in enumerate(DEFAULT_STAGES)
-            ],
-            "ON CONFLICT (tenant_id, status) DO NOTHING",
-        )  # fmt: skip
 
 
 def find_contacts(*, tenant_id: UUID, people: Sequence[tuple[tuple[str, str], ...]]) -> list[UUID | None]:
@@ -225,73 +92,6 @@ def add_identities(*, tenant_id: UUID, pairs: dict[tuple[str, str], UUID]) -> No
             ],
             "ON CONFLICT (tenant_id, kind, value) DO NOTHING",
         )
-
-
-def save_contact(*, actor: User, contact: Contact) -> dict[str, list[Any]]:
-    """Write a person's corrections to a contact (name, notes, blocked); returns the changed fields.
-
-    A changed name is the agent's from now on: the broker never overwrites it (D10).
-    """
-    if Contact.objects.filter(pk=contact.pk).exclude(name=contact.name).exists():
-        contact.name_source = Contact.NameSource.AGENT
-    changes = save_audited(actor=actor, row=contact, fields=_CONTACT_FIELDS, action="contact.saved")
-    if changes:
-        Contact.objects.filter(pk=contact.pk).update(version=F("version") + 1)
-    return changes
-
-
-def edit_contact(
-    *,
-    actor: User,
-    contact_id: UUID,
-    name: str | None = None,
-    notes: str | None = None,
-    custom_fields: Mapping[str, Any] | None = None,
-    is_blocked: bool | None = None,
-    version: int | None = None,
-) -> Contact:
-    """Change what is named, under the row lock; `custom_fields` by key (None removes one).
-
-    Raises: NotFound, ContactChanged (stale version), ValidationFailed (custom fields over 64 KB).
-    """
-    contact: Contact | None = Contact.objects.select_for_update().filter(pk=contact_id).first()
-    if contact is None:
-        raise NotFound("Contato não encontrado.")
-    if version is not None and version != contact.version:
-        raise ContactChanged(version=contact.version)
-    if name is not None:
-        contact.name, contact.name_source = name.strip() or contact.name, Contact.NameSource.AGENT
-    contact.notes = contact.notes if notes is None else notes
-    contact.is_blocked = contact.is_blocked if is_blocked is None else is_blocked
-    merged = {**contact.custom_fields, **(custom_fields or {})}
-    contact.custom_fields = {key: value for key, value in merged.items() if value is not None}
-    if len(dumps(contact.custom_fields) or "") > MOST_CUSTOM_FIELDS:
-        raise ValidationFailed([{"field": "customFields", "message": "Os campos passam de 64 KB."}])
-    save_contact(actor=actor, contact=contact)
-    return contact
-
-
-def save_stage(*, actor: User, stage: PipelineStage) -> None:
-    """Create or change a stage of the pipeline. The status it stands for is that of its leads, and stays.
-
-    Raises: UnableToSave.
-    """
-    _save(actor, stage, ("name", "status", "colour", "order_index", "is_won", "is_lost"), "stage.saved")
-
-
-def save_tag(*, actor: User, tag: Tag) -> None:
-    """Create or change a tag. Raises: UnableToSave."""
-    _save(actor, tag, ("name", "colour"), "tag.saved")
-
-
-def _save(actor: User, row: PipelineStage | Tag, fields: Sequence[str], action: str) -> None:
-    if not actor.may("settings:write"):
-        raise UnableToSave("Só administradores mudam esta configuração.")
-    try:
-        with transaction.atomic():
-            save_audited(actor=actor, row=row, fields=fields, action=action)
-    except IntegrityError as error:
-        raise UnableToSave from error
 
 
 # --- Steps of upsert_contacts, in the order they are called ------------------------------------------------------
