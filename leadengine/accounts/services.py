@@ -230,7 +230,9 @@ def change_password(*, user: User, password: str, keep: ApiKey | None = None) ->
     user.set_password(password)
     user.save(update_fields=["password", "updated_at"])
     tokens = ApiKey.objects.filter(owner=user, kind=ApiKey.Kind.LOGIN, revoked_at__isnull=True)
-    tokens.exclude(pk=keep.pk if keep else None).update(revoked_at=timezone.now())
+    if keep is not None:
+        tokens = tokens.exclude(pk=keep.pk)
+    tokens.update(revoked_at=timezone.now())
     write_audit(tenant_id=user.tenant_id, actor=user, action="user.password_changed", target=user)
 
 

@@ -109,7 +109,7 @@ def note_answers(*, tenant_id: UUID, answers: Sequence[tuple[UUID, datetime]]) -
     """Messages of ours left to contacts: one WHATSAPP_SENT per lead and day of the tenant's zone."""
     if not answers:
         return
-    latest = {contact_id: at for contact_id, at in sorted(answers, key=lambda answer: answer[1])}
+    latest = dict(sorted(answers, key=lambda answer: answer[1]))
     source, arrays = unnest(
         {"id": "uuid", "contact_id": "uuid", "at": "timestamptz"},
         [(uuid7(), contact_id, at) for contact_id, at in sorted(latest.items())],

@@ -7,16 +7,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.utils import timezone
 
 from leadengine.accounts.models import AuditLog, User
 from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
 from leadengine.errors import DomainError, NotFound, ValidationFailed
 from tests.conftest import World
 from tests.tickets.desk import arrive, give, phone
-from tickets.models import CloseReason, Message, Queue, QueueMembership, Ticket, TicketEvent
+from tickets.models import CloseReason, Message, Note, Queue, QueueMembership, Ticket, TicketEvent
 from tickets.services import lifecycle
 from tickets.services.lifecycle import (
     NotAllowed,
@@ -25,6 +27,7 @@ from tickets.services.lifecycle import (
     UnableToReopen,
     UnableToTake,
     VersionConflict,
+    add_note,
     assign_ticket,
     close_ticket,
     edit_ticket,
@@ -408,3 +411,11 @@ def test_reopen_and_a_new_ticket_at_once_leave_one_open(committed_world: World) 
 def _facts(ticket: Ticket) -> dict[str, Any]:
     with tenant_scope(ticket.tenant_id):
         return Ticket.objects.filter(pk=ticket.pk).values("status", "assignee_id", "version", "metadata").get()
+
+
+def test_a_note_sent_again_after_a_lost_answer_is_there_once(world: World) -> None:
+    ticket, key = give(arrive(world), world.agent), uuid4()
+    with user_scope(world.agent):
+        for _ in range(2):
+            add_note(actor=world.agent, ticket_id=ticket.pk, body="ligar amanhã", note_id=key, now=timezone.now())
+        assert list(Note.objects.values_list("pk", flat=True)) == [key]

@@ -70,7 +70,8 @@ def _reply(request: DeskRequest, ticket_id: UUID, text: str) -> Shown:
 
 
 def _note(request: DeskRequest, ticket_id: UUID, text: str) -> Shown:
-    note = add_note(actor=request.user, ticket_id=ticket_id, body=text, now=timezone.now())
+    note_id = _made_id(request.POST.get("key", ""))
+    note = add_note(actor=request.user, ticket_id=ticket_id, body=text, note_id=note_id, now=timezone.now())
     delta = thread_delta(request.viewer, ticket_id, position=_END, seq=note.seq - 1)
     return next(show_item(item, request.user) for item in delta.items if item.entry and item.entry.pk == note.pk)
 
@@ -194,5 +195,13 @@ def _shown(request: DeskRequest, ticket_id: UUID, position: int) -> Shown:
 def _uuid(text: str | None) -> UUID | None:
     try:
         return UUID(text or "")
+    except ValueError:
+        return None
+
+
+def _made_id(key: str) -> UUID | None:
+    """The id that the page made for what it sends; None without scripts."""
+    try:
+        return UUID(key)
     except ValueError:
         return None

@@ -117,7 +117,7 @@ class Broker:
 async def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     """Waits for a condition, a few times a frame."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (the condition lies beyond HTTP)
+        while not condition():
             await asyncio.sleep(0.005)
 
 

@@ -98,8 +98,12 @@ def delete_draft(*, actor: User, ticket_id: UUID) -> None:
     Draft.objects.filter(user=actor, ticket=_find_own(actor, ticket_id)).delete()
 
 
-def add_note(*, actor: User, ticket_id: UUID, body: str, visibility: str = "TEAM", now: datetime) -> Note:
+def add_note(
+    *, actor: User, ticket_id: UUID, body: str, visibility: str = "TEAM", note_id: UUID | None = None, now: datetime
+) -> Note:
     """Add a note to a ticket in any state, in the sequence that it shares with the events; a draft of one goes.
+
+    `note_id` is made by the client, once per note: a repetition after a lost answer gives the note that is there.
 
     Raises: NotFound, ValidationFailed (body 1..4000 characters, visibility).
     """
@@ -109,10 +113,13 @@ def add_note(*, actor: User, ticket_id: UUID, body: str, visibility: str = "TEAM
     if visibility not in Note.Visibility.values:
         raise ValidationFailed([{"field": "visibility", "message": "TEAM ou PRIVATE."}])
     tenant_id, state = lock_ticket(actor, ticket_id)
+    there: Note | None = Note.objects.filter(pk=note_id, author=actor, ticket_id=state.id).first()
+    if there is not None:
+        return there
     state.last_event_seq += 1
     note: Note = Note.objects.create(
-        tenant_id=tenant_id, ticket_id=state.id, seq=state.last_event_seq, author=actor, body=body,
-        visibility=visibility, created_at=now,
+        id=note_id or uuid7(), tenant_id=tenant_id, ticket_id=state.id, seq=state.last_event_seq, author=actor,
+        body=body, visibility=visibility, created_at=now,
     )  # fmt: skip
     Draft.objects.filter(user=actor, ticket_id=state.id, kind=Draft.Kind.NOTE).delete()
     save_tickets(tenant_id=tenant_id, states=[state])
