@@ -1,4 +1,4 @@
-"""Loaded before Django (`-p tests.environment`): points the settings at the test servers that `manage.py test` started."""
+"""Loaded before Django (`-p tests.environment`): points the settings at the servers that `manage.py test` started."""
 
 from __future__ import annotations
 

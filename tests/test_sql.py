@@ -22,7 +22,8 @@ def test_scalars_survive_the_array_literal(db: None, values: list[tuple[object, 
     at, key = datetime(2026, 11, 21, 20, 41, 33, 5, UTC), uuid4()
     rows = [(*row, at, key, dumps({"a": row[0], "b": [row[2]]}), None) for row in values]
     columns = {
-        "t": "text", "b": "bytea", "i": "int", "f": "boolean", "at": "timestamptz", "k": "uuid", "j": "jsonb", "n": "uuid",
+        "t": "text", "b": "bytea", "i": "int", "f": "boolean", "at": "timestamptz", "k": "uuid", "j": "jsonb",
+        "n": "uuid",
     }  # fmt: skip
     source, arrays = unnest(columns, rows)
     with connection.cursor() as cursor:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -212,3 +214,12 @@ def simulator() -> Iterator[SimulatorThread]:
     running = SimulatorThread()
     yield running
     running.close()
+
+
+@pytest.fixture
+def reachable_dir() -> Iterator[Path]:
+    """A directory that other users may pass through: PostgreSQL does not run as root."""
+    path = Path(tempfile.mkdtemp(prefix="leadengine-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

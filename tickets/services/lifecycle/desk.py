@@ -113,9 +113,10 @@ def add_note(
     if visibility not in Note.Visibility.values:
         raise ValidationFailed([{"field": "visibility", "message": "TEAM ou PRIVATE."}])
     tenant_id, state = lock_ticket(actor, ticket_id)
-    there: Note | None = Note.objects.filter(pk=note_id, author=actor, ticket_id=state.id).first()
-    if there is not None:
-        return there
+    if note_id is not None:
+        there: Note | None = Note.objects.filter(pk=note_id, author=actor, ticket_id=state.id).first()
+        if there is not None:
+            return there
     state.last_event_seq += 1
     note: Note = Note.objects.create(
         id=note_id or uuid7(), tenant_id=tenant_id, ticket_id=state.id, seq=state.last_event_seq, author=actor,

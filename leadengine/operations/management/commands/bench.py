@@ -44,7 +44,7 @@ class Command(BaseCommand):
                 return
             size = SHORT if options["short"] else FULL
             report = asyncio.run(bench_ingest(data_dir=data_dir, size=size, say=self._say))
-        except (Failed, UnableToStart) as error:
+        except (Failed, UnableToStart, OSError) as error:
             raise CommandError(str(error)) from error
         print(json.dumps(report.as_json(), indent=2) if options["json"] else "\n".join(report.as_lines()))
         tolerance = TOLERANCE_SHORT if options["short"] else 1.0
