@@ -342,6 +342,9 @@ def test_admin_querysets_of_another_tenant_hold_nothing_of_ours(world: World, rf
     request.user = world.outsider
     screens = 0
     for model, screen in admin.site._registry.items():
+        if not screen.has_view_permission(request):
+            assert model is Tenant, "only the list of tenants is for superusers alone"
+            continue
         with tenant_scope(world.cedro.pk):
             rows_seen = list(screen.get_queryset(request))
         screens += 1
