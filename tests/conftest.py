@@ -25,7 +25,16 @@ from tickets.models import CloseReason, Queue, QueueMembership
 from whatsapp.models import WhatsAppSession
 
 ROOT = Path(__file__).resolve().parent.parent
+E2E = ROOT / "tests" / "e2e"
 KEPT_TABLES = {"django_migrations", "django_content_type"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browser tests come last: Playwright keeps an event loop running in the thread where the others start theirs."""
+    for item in items:
+        if E2E in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+    items.sort(key=lambda item: E2E in item.path.parents)
 
 
 @pytest.fixture(scope="session")

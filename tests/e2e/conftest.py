@@ -34,12 +34,6 @@ class Running(Product):
         super().wait_for(condition, seconds)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
-
-
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     run_env = os.environ.get("LEADENGINE_E2E_RUN_ENV")

@@ -25,11 +25,13 @@ SEND = "whatsapp.send.messages"
 # The product's worker with shorter times: ten seconds between two beats, or on a dead socket, make long tests.
 HASTY = """
 import sys
+import time
 from django.core.management import execute_from_command_line
 import leadengine.operations.heartbeat as heartbeat
 from leadengine.celery import app
 heartbeat.PERIOD, heartbeat.ALIVE = 0.4, 1.5
 app.conf.broker_transport_options["socket_timeout"] = 5
+app.task(name="test.nap")(lambda seconds: time.sleep(seconds))
 execute_from_command_line(["manage.py", "worker", *sys.argv[1:]])
 """
 
@@ -50,6 +52,14 @@ def enqueue_drain(url: str) -> None:
 
     with Connection(url) as connection:
         app.send_task("whatsapp.drain", queue="whatsapp.inbound", connection=connection)
+
+
+def nap(valkey: Valkey, queue: str, seconds: float) -> None:
+    """Keep one of the worker's hands busy."""
+    from leadengine.celery import app
+
+    with Connection(valkey.url) as connection:
+        app.send_task("test.nap", (seconds,), queue=queue, connection=connection)
 
 
 def stored() -> int:
@@ -106,6 +116,36 @@ def test_consumes_again_after_valkey_was_killed(
             drains(valkey, f"after {number}")
         eventually(lambda: check_database()["workers"]["alive"] == 1)
         assert worker.popen.poll() is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "process"), [([], "worker"), (["--queues", SEND], "sender")])
+def test_lives_on_when_valkey_is_killed_amid_tasks(
+    committed_world: World, valkey: Valkey, tmp_path: Path, words: list[str], process: str
+) -> None:
+    queue = SEND if words else "whatsapp.inbound"
+    with hasty_worker("--name", "w", *words, process=process, log=tmp_path / "out", url=valkey.url) as worker:
+        eventually(lambda: check_database()["workers"]["alive"] == 1)
+        for _ in range(4):
+            for _ in range(6):
+                nap(valkey, queue, 0.5)
+            eventually(lambda: valkey.client.hlen("unacked"))
+            valkey.kill()
+            valkey.start()
+            nap(valkey, queue, 0)
+            eventually(lambda: valkey.client.llen(queue) == 0, seconds=10)
+        assert worker.popen.poll() is None, worker.said()[-3000:]
+
+
+@pytest.mark.slow
+def test_a_worker_whose_hands_are_full_is_alive(committed_world: World, valkey: Valkey, tmp_path: Path) -> None:
+    with hasty_worker("--name", "w", process="worker", log=tmp_path / "out", url=valkey.url) as worker:
+        eventually(lambda: check_database()["workers"]["alive"] == 1)
+        for _ in range(int(os.environ.get("RABBITMQ_WORKER_COUNT", "2"))):
+            nap(valkey, "whatsapp.inbound", 4)
+        eventually(lambda: valkey.client.hlen("unacked") == 0, seconds=15)
+        assert worker.popen.poll() is None
+        assert "worker_deaf" not in worker.said()
 
 
 @pytest.mark.slow
