@@ -46,6 +46,7 @@ app.conf.update(
     task_default_queue=DEFAULT,
     task_queues=[Queue(name) for name in (SENDING, INBOUND, MAINTENANCE, DEFAULT)],
     task_create_missing_queues=False,
+    task_routes={"whatsapp.drain": INBOUND, "tickets.send_due": SENDING, "tickets.sweep_outbox": MAINTENANCE},
     timezone="UTC",
 )
 # Celery's Django fixup would close the connection around every task (5 ms); close_old_connections below heals it.

@@ -15,6 +15,11 @@ _SAID = {
     "string_too_short": "No mínimo {min_length} caractere(s).",
     "int_type": "Deve ser um número inteiro.",
     "int_parsing": "Deve ser um número inteiro.",
+    "list_type": "Deve ser uma lista.",
+    "too_long": "No máximo {max_length} itens.",
+    "too_short": "No mínimo {min_length} item(ns).",
+    "float_type": "Deve ser um número.",
+    "finite_number": "Deve ser um número.",
     "less_than_equal": "No máximo {le}.",
     "greater_than_equal": "No mínimo {ge}.",
     "bool_type": "Deve ser true ou false.",
@@ -36,14 +41,16 @@ _SAID = {
 
 def refusal(error: ValidationError) -> ValidationFailed:
     """Every bad field with its path (`a.b.0`) and what is wrong with it, in `details.errors`."""
-    return ValidationFailed(
-        [
-            {"field": ".".join(str(part) for part in one["loc"]), "message": _sentence(one)}
-            for one in error.errors(include_url=False, include_input=False)
-        ]
-    )
+    return ValidationFailed([_problem(one) for one in error.errors(include_url=False, include_input=False)])
 
 
-def _sentence(one: ErrorDetails) -> str:
+def _problem(one: ErrorDetails) -> dict[str, str]:
+    field = ".".join(str(part) for part in one["loc"])
     said = _SAID.get(one["type"])
-    return said.format(**one.get("ctx", {})) if said else one["msg"]
+    message = said.format(**one.get("ctx", {})) if said else one["msg"]
+    if one["type"] == "value_error":
+        # A rule over several fields names the one it is about in front of its sentence.
+        name, colon, rest = message.partition(": ")
+        if colon and name.isidentifier():
+            field, message = f"{field}.{name}".strip("."), rest
+    return {"field": field, "message": message}

@@ -14,6 +14,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from leadengine.accounts.models import Tenant, User
 from leadengine.accounts.scopes import service_scope
@@ -25,16 +26,27 @@ from tickets.models import CloseReason, Queue, QueueMembership
 from whatsapp.models import WhatsAppSession
 
 ROOT = Path(__file__).resolve().parent.parent
-E2E = ROOT / "tests" / "e2e"
+E2E = "tests/e2e/"
 KEPT_TABLES = {"django_migrations", "django_content_type"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests come last: Playwright keeps an event loop running in the thread where the others start theirs."""
+    """Browser tests first: they take longest."""
     for item in items:
-        if E2E in item.path.parents:
+        if item.nodeid.startswith(E2E):
             item.add_marker(pytest.mark.e2e)
-    items.sort(key=lambda item: E2E in item.path.parents)
+    items.sort(key=lambda item: not item.nodeid.startswith(E2E))
+
+
+class Files(LoadScopeScheduling):
+    """Of several processes each runs whole files; one of them all browser tests, for two products starve."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return E2E if nodeid.startswith(E2E) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
+    return Files(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +55,13 @@ def django_db_setup(django_db_blocker: Any) -> Iterator[None]:
     with psycopg.connect(SERVER.geturl(), autocommit=True) as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
     passwords = {f"LEADENGINE_{role}_PASSWORD": PASSWORD for role in ("OWNER", "APP", "BACKUP")}
-    subprocess.run(
-        [str(find_binaries() / "psql"), "-X", "-q", "-v", f"database={NAME}", "-d", SERVER.geturl(), "-f",
-         "deploy/postgres/roles.sql"],
-        check=True, cwd=ROOT, env={**os.environ, **passwords}, capture_output=True,
-    )  # fmt: skip
+    with psycopg.connect(SERVER.geturl(), autocommit=True) as admin:
+        admin.execute("SELECT pg_advisory_lock(1)")  # roles belong to the server, and other processes make them, too
+        subprocess.run(
+            [str(find_binaries() / "psql"), "-X", "-q", "-v", f"database={NAME}", "-d", SERVER.geturl(), "-f",
+             "deploy/postgres/roles.sql"],
+            check=True, cwd=ROOT, env={**os.environ, **passwords}, capture_output=True,
+        )  # fmt: skip
     with django_db_blocker.unblock():
         call_command("migrate", database="owner", verbosity=0)
         connections["owner"].close()

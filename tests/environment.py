@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from urllib.parse import urlsplit
 
@@ -10,7 +11,9 @@ if "TEST_ADMIN_DATABASE_URL" not in os.environ:
     sys.exit("The tests need their own servers: run them with `python3 manage.py test [pytest arguments]`.")
 
 SERVER = urlsplit(os.environ["TEST_ADMIN_DATABASE_URL"])
-NAME = os.environ.get("LEADENGINE_TEST_DB", "leadengine_test")
+# Each of several pytest processes (xdist) has a database of its own in both servers.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+NAME = "_".join(filter(None, (os.environ.get("LEADENGINE_TEST_DB", "leadengine_test"), WORKER)))
 PASSWORD = "only-for-tests"
 
 
@@ -23,6 +26,7 @@ os.environ.update(
     DJANGO_SETTINGS_MODULE="leadengine.settings",
     DATABASE_URL=url("leadengine_app"),
     ADMIN_DATABASE_URL=url("leadengine_owner"),
+    REDIS_URL=re.sub(r"/\d+$", f"/{WORKER.removeprefix('gw') or 0}", os.environ["REDIS_URL"]),
     SECRET_KEY="tests-" + "x" * 50,
     DEBUG="true",
     LOG_LEVEL="warning",

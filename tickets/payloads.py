@@ -23,28 +23,9 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from leadengine.errors import ValidationFailed
+from leadengine.validation import refusal
 
 METADATA_BYTES = 8192
-_SAID = {
-    "missing": "Campo obrigatório.",
-    "extra_forbidden": "Campo desconhecido.",
-    "string_type": "Deve ser um texto.",
-    "bool_type": "Deve ser true ou false.",
-    "dict_type": "Deve ser um objeto.",
-    "model_type": "Deve ser um objeto.",
-    "list_type": "Deve ser uma lista.",
-    "uuid_parsing": "Deve ser um UUID.",
-    "uuid_type": "Deve ser um UUID.",
-    "string_too_long": "No máximo {max_length} caracteres.",
-    "string_too_short": "No mínimo {min_length} caractere(s).",
-    "too_long": "No máximo {max_length} itens.",
-    "too_short": "No mínimo {min_length} item(ns).",
-    "less_than_equal": "No máximo {le}.",
-    "greater_than_equal": "No mínimo {ge}.",
-    "finite_number": "Deve ser um número.",
-    "float_type": "Deve ser um número.",
-    "int_type": "Deve ser um número inteiro.",
-}
 
 
 def _telling(value: str) -> str:
@@ -346,18 +327,4 @@ def parse_payload(raw: dict[str, Any]) -> Payload:
     try:
         return model.model_validate({**raw, "type": kind})
     except ValidationError as error:
-        raise ValidationFailed([_problem(one) for one in error.errors(include_url=False)]) from error
-
-
-def _problem(error: Any) -> dict[str, str]:
-    field = ".".join(str(part) for part in error["loc"])
-    message = error["msg"]
-    if error["type"] in _SAID:
-        message = _SAID[error["type"]].format(**error.get("ctx", {}))
-    elif error["type"] == "value_error":
-        message = str(error["ctx"]["error"])
-        # A rule over several fields names the one it is about in front of its sentence.
-        name, colon, rest = message.partition(": ")
-        if colon and name.isidentifier():
-            field, message = f"{field}.{name}".strip("."), rest
-    return {"field": field, "message": message}
+        raise refusal(error) from error

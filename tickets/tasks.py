@@ -9,14 +9,14 @@ from celery import Task
 from celery.signals import worker_shutting_down
 from django.utils import timezone
 
-from leadengine.celery import MAINTENANCE, SENDING, app
+from leadengine.celery import app
 from leadengine.wake import awake, wake
 from tickets.services import outbox
 
 SWEEP_SECONDS = 10
 
 
-@app.task(name="tickets.send_due", bind=True, queue=SENDING)
+@app.task(name="tickets.send_due", bind=True)
 def send_due(self: Task[Any, Any], /, session_id: str, **_: Any) -> None:
     """Send what is due on a session. Coalesced: the flag goes first, whoever commits from then on wakes it again."""
     awake(outbox.sender_key(session_id))
@@ -27,7 +27,7 @@ def send_due(self: Task[Any, Any], /, session_id: str, **_: Any) -> None:
         wake(later, key=f"{outbox.sender_key(session_id)}:{due:%H%M%S}", session_id=session_id)
 
 
-@app.task(name="tickets.sweep_outbox", queue=MAINTENANCE)
+@app.task(name="tickets.sweep_outbox")
 def sweep_outbox(**_: Any) -> int:
     """End what lost its worker or waited too long, and wake sessions with due messages."""
     return outbox.sweep_outbox(now=timezone.now())

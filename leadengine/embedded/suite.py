@@ -22,6 +22,8 @@ from leadengine.embedded.terminal import Terminal
 from leadengine.embedded.valkey import EmbeddedValkey
 
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+# Of the whole suite a third is waiting for other processes; of a part, one wants to see the output.
+IN_PARALLEL = ("-n", "2", "--no-loadscope-reorder")
 # What a careful operator sets; `check --deploy` judges the settings that come of it.
 DEPLOYED = {
     "DEBUG": "false",
@@ -138,8 +140,9 @@ class Suite:
 
     async def _pytest(self, environ: dict[str, str]) -> int:
         """Run pytest in the foreground: Ctrl-C and a debugger reach it."""
+        arguments = self.arguments or IN_PARALLEL
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "pytest", *self.arguments, env=environ, cwd=ROOT
+            sys.executable, "-m", "pytest", *arguments, env=environ, cwd=ROOT
         )
         try:
             return await process.wait()

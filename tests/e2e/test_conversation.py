@@ -255,7 +255,7 @@ def test_a_line_that_is_offline_says_so_and_takes_the_message_for_later(
     desk.line("disconnected")
     desk.behave(offline=True)
     open_ticket(page, nina)
-    expect(page.locator("#composer-notices")).to_contain_text("WhatsApp desconectado")
+    expect(page.locator("#composer-notices")).to_contain_text("O WhatsApp está desconectado")
     expect(page.locator("[data-send]")).to_contain_text("Enviar quando reconectar")
     page.locator("message-composer textarea").fill("Já te respondo")
     page.locator("message-composer textarea").press("Enter")
@@ -281,6 +281,21 @@ def test_an_unknown_outcome_is_said_and_settled_by_the_echo(browsers: Browsers, 
     hugo.sends({"text": "Chegou sim", "fromMe": True})
     expect(mine.locator("[data-status=SENT]")).to_be_visible()
     expect(page.locator("[data-items] > .is-out")).to_have_count(1)
+
+
+def test_a_row_that_became_one_with_another_leaves_the_screen(browsers: Browsers, desk: Desk) -> None:
+    page = browsers.page("ana")
+    tais = desk.customer("Taís Eco")
+    _, absorbed = tais.sends({"text": "fica"}, {"text": "some", "fromMe": True})
+    open_ticket(page, tais)
+    expect(bubbles(page)).to_have_text(["fica", "some"])
+    desk.change(
+        """UPDATE tickets_message SET status = 'CANCELED', version = version + 1, metadata = '{"mergedInto": "it"}'
+           WHERE external_id = %s""",
+        absorbed,
+    )
+    page.evaluate("document.dispatchEvent(new CustomEvent('live:resync', { detail: {} }))")
+    expect(bubbles(page)).to_have_text(["fica"])
 
 
 def test_a_refused_number_fails_in_words_with_a_way_out(browsers: Browsers, desk: Desk, line_again: None) -> None:

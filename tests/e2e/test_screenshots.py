@@ -208,6 +208,7 @@ def test_states(browsers: Browsers, people: dict[str, Person], talk: None, desk:
     page.goto("/inbox/?tab=all")
     open_ticket(page, people["cida"])
     reply(page, "Oi, Dona Cida! Que pena, vamos resolver já.")
+    expect(page.locator("[data-items] [data-status=DELIVERED]")).to_be_visible()
     desk.behave(exists=False)
     reply(page, "Pode me mandar o número do pedido?")
     expect(page.locator(".is-failed")).to_be_visible()

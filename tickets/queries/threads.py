@@ -76,12 +76,13 @@ class ThreadPage:
 class ThreadDelta:
     """What came to one ticket after a cursor, in order; ask again at once while `more`.
 
-    `states` are messages on screen as they are now.
+    `states` are messages on screen as they are now, all that are still shown of the positions `covered`.
     """
 
     ticket: Ticket
     items: list[ThreadItem]
     states: list[ThreadMessage]
+    covered: tuple[int, int] | None
     cursor: str
     more: bool
 
@@ -150,7 +151,8 @@ def thread_delta(
     to_seq = max(seq, min(ticket.last_event_seq, seq + limit))
     wanted = Q(position__gt=position, position__lte=to_position)
     if states:
-        wanted |= Q(position__gte=states[0], position__lte=min(states[1], states[0] + MOST_STATES))
+        states = (states[0], min(states[1], states[0] + MOST_STATES))
+        wanted |= Q(position__gte=states[0], position__lte=states[1])
     dressed = _load(_ids(ticket, wanted), {ticket.pk})
     items = [
         ThreadItem("message", one.message.sent_at, ticket, message=one)
@@ -162,6 +164,7 @@ def thread_delta(
         ticket,
         sorted(items, key=_place),
         [one for one in dressed if states and states[0] <= one.message.position <= states[1]],
+        states,
         f"{to_position}.{to_seq}",
         to_position < ticket.last_position or to_seq < ticket.last_event_seq,
     )

@@ -55,7 +55,7 @@ def thread(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     new = show_items(delta.items, request.user)
     context = {
         "ticket": delta.ticket, "items": [*changed, *new], "cursor": delta.cursor if after else "",
-        "full": delta.more, "plain": True,
+        "full": delta.more, "plain": True, "covered": delta.covered,
     }  # fmt: skip
     return render(request, "tickets/_thread_part.html", context)
 

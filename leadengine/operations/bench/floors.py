@@ -8,6 +8,7 @@ import re
 import zlib
 from pathlib import Path
 
+from leadengine.accounts.scopes import SERVICE_ROLE
 from leadengine.operations.bench.bodies import Writer, Written
 from leadengine.operations.bench.capture import Caught
 from leadengine.operations.bench.load import BODY
@@ -31,7 +32,7 @@ async def measure_insert(stage: Stage, *, seconds: float) -> float:
     script = stage.data_dir / "insert.sql"
     script.write_text(_INSERT.format(tenant=tenant, session=session, body=body))
     # As the door does: the service role, past row level security.
-    options = {"PGOPTIONS": "-c role=leadengine_service"}
+    options = {"PGOPTIONS": f"-c role={SERVICE_ROLE}"}
     return await _pgbench(stage, "-T", str(max(1, round(seconds))), "-f", str(script), environment=options)
 
 

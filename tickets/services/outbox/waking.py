@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from leadengine.celery import SENDING, app
+from leadengine.celery import app
 from leadengine.wake import wake_on_commit
 
 SEND_TASK = "tickets.send_due"
@@ -22,7 +22,7 @@ def sender_key(session_id: UUID | str) -> str:
 def wake_sender(session_id: UUID) -> None:
     """Wake the session's sender once the running transaction has committed."""
     # By name, not by import: the task stands above the services it calls.
-    task: Any = app.signature(SEND_TASK, queue=SENDING)
+    task: Any = app.signature(SEND_TASK)
     wake_on_commit(task, key=sender_key(session_id), session_id=str(session_id))
 
 

@@ -44,9 +44,21 @@ class MessageThread extends HTMLElement {
       before?.remove();
       this.place(document.importNode(item, true));
     }
+    this.drop(page.querySelector("[data-items]"));
     this.decorate();
     scroll.release(held, { own, paging, added });
     this.tell("thread:merged", { added });
+  }
+
+  // What the server no longer shows of the positions it was asked for: an echo that became one with our message.
+  drop(list) {
+    if (!list?.dataset.from) return;
+    const { ticket, from, to } = list.dataset;
+    for (const item of this.items.querySelectorAll(`.item[data-position][data-ticket="${ticket}"]`)) {
+      const { id, position } = item.dataset;
+      const covered = Number(position) >= Number(from) && Number(position) <= Number(to);
+      if (covered && !list.querySelector(`[data-id="${CSS.escape(id)}"]`)) item.remove();
+    }
   }
 
   add(item) {
