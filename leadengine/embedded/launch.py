@@ -40,6 +40,7 @@ DEFAULT_PORT = 8000
 EVERYWHERE = "0.0.0.0"  # noqa: S104
 DEFAULT_COMPAT_PORTS = "8080,3000"
 PATIENCE = 120  # seconds for a process to become ready on a slow machine
+PATIENCE_WITH_WORKERS = 10
 
 
 @dataclass(frozen=True)
@@ -210,10 +211,16 @@ class Launch:
 
     async def _wait_ready(self, web: list[Child]) -> None:
         deadline = time.monotonic() + PATIENCE
-        while (status := await get(self.host, self.port, "/ready")) != 200:
+        while (status := (await get(self.host, self.port, "/ready"))[0]) != 200:
             if time.monotonic() > deadline or any(child.deaths > 2 for child in web):
                 answer = f"GET /ready answers {status}" if status else "it does not answer"
                 raise UnableToStart(f"The web process does not become ready ({answer}): {web[0].last_words()}.")
+            await asyncio.sleep(0.2)
+        # Whoever looks at /healthz next finds all parts up. A worker that cannot start does not hold up the rest.
+        deadline = time.monotonic() + PATIENCE_WITH_WORKERS
+        while b'"ok": false' in (await get(self.host, self.port, "/healthz"))[1]:
+            if time.monotonic() > deadline:
+                break
             await asyncio.sleep(0.2)
 
     async def _once_ready(self) -> int:
@@ -327,18 +334,19 @@ def listen(host: str, port: int) -> socket.socket:
     return server
 
 
-async def get(host: str, port: int, path: str) -> int:
-    """Return the status that a GET is answered with, or 0 when it is not."""
+async def get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    """Return the status that a GET is answered with, 0 when it is not, and all that came."""
     try:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection(host, port)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
-                return int((await reader.readline()).split()[1])
+                answer = await reader.read()
+                return int(answer.split(None, 2)[1]), answer
             finally:
                 writer.close()
     except (OSError, TimeoutError, IndexError):
-        return 0
+        return 0, b""
 
 
 def check_settings() -> None:

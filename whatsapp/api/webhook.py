@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 SIGNATURES = ("x-signature", "x-signature-sha256", "x-webhook-signature", "x-webhook-signature-sha256")
 _LARGE = 262_144  # from here on parsing would hold up the event loop: it goes to a thread
 _collectors: dict[asyncio.AbstractEventLoop, Collector] = {}
+_wakers: dict[asyncio.AbstractEventLoop, Waker] = {}
 
 
 class Refused(DomainError):
@@ -125,7 +126,7 @@ class WebhookView(AsyncAPIView):
             metrics.webhook_events.labels(result="failed", reason="storage_unavailable", payload_type="none").inc()
             raise
         if any(sessions.values()):
-            _wake_drain()
+            _wakers.setdefault(asyncio.get_running_loop(), Waker()).wake()
         return count_ignored(entries, sessions)
 
 
@@ -168,9 +169,25 @@ def _collector() -> Collector:
     return _collectors.setdefault(asyncio.get_running_loop(), Collector())
 
 
-def _wake_drain() -> None:
-    # Redis may be away: the wake-up never holds up the answer.
-    asyncio.get_running_loop().run_in_executor(None, wake, drain, "inbound")
+class Waker:
+    """Wakes the drain beside the event loop, since Redis may be away; requests that come meanwhile share one more."""
+
+    def __init__(self) -> None:
+        self._busy = self._again = False
+
+    def wake(self) -> None:
+        """What is committed by now will be seen by a drain that starts from now on."""
+        if self._busy:
+            self._again = True
+            return
+        self._busy = True
+        asyncio.get_running_loop().run_in_executor(None, wake, drain, "inbound").add_done_callback(self._woken)
+
+    def _woken(self, _: Any) -> None:
+        self._busy = False
+        if self._again:
+            self._again = False
+            self.wake()
 
 
 async def _keep_rejected(request: SlimRequest, raw: bytes, reason: str, received_at: datetime) -> None:
