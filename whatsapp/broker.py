@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import quote
 
 import requests
@@ -19,144 +19,52 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from leadengine import metrics
-from leadengine.errors import DomainError, NotConfigured
+from leadengine.errors import NotConfigured
 from whatsapp import broker_health
+from whatsapp.broker_errors import (
+    RATE_PAUSE,
+    BrokerAuth,
+    BrokerError,
+    BrokerFailed,
+    BrokerTimeout,
+    BrokerUnreachable,
+    InstanceDisconnected,
+    InstanceExists,
+    InstanceNotFound,
+    InvalidMedia,
+    InvalidTo,
+    MessageRejected,
+    RateLimited,
+    RiskPaused,
+    UnsupportedOperation,
+)
+
+__all__ = [
+    "KEPT",
+    "REPEATS",
+    "Answer",
+    "BrokerAuth",
+    "BrokerError",
+    "BrokerFailed",
+    "BrokerTimeout",
+    "BrokerUnreachable",
+    "InstanceDisconnected",
+    "InstanceExists",
+    "InstanceNotFound",
+    "InvalidMedia",
+    "InvalidTo",
+    "MessageRejected",
+    "RateLimited",
+    "RiskPaused",
+    "UnsupportedOperation",
+    "call",
+    "read_answer",
+    "require_configured",
+]
 
 CONNECT_SECONDS = 5
 REPEATS = (0.5, 2.0)  # seconds before a GET is tried again; nothing else is ever repeated
 KEPT = 2048  # of an answer, for the attempt
-RATE_PAUSE = 15.0  # seconds, when the broker does not say how long
-
-# What the official broker can do (section 9); a session may hold its own.
-CAPABILITIES: dict[str, Any] = {
-    "types": ["text", "image", "video", "document", "audio", "poll"],
-    "mediaMaxBytes": dict.fromkeys(("image", "video", "document", "audio"), 16 * 1024 * 1024),
-    "groupsRead": True,
-    "groupsSend": False,
-    "lidRecipients": False,
-    "buttons": False,
-    "reactions": False,
-    "window24h": False,
-    "needsQr": True,
-    "pairingCode": True,
-    "exists": True,
-    "pullEvents": True,
-    "risk": True,
-    "idempotent": False,
-    "countries": ["55"],
-    "rate": {"max": 20, "windowMs": 15_000},
-}
-
-
-class BrokerError(DomainError):
-    """O serviço do WhatsApp respondeu com erro."""
-
-    code = "BROKER_ERROR"
-    status = 502
-    # Whether what was asked for may have been done all the same.
-    unknown: ClassVar[bool] = False
-    # Whether the broker as a whole is ill, as opposed to one session or one request.
-    ill: ClassVar[bool] = False
-
-    def __init__(self, message: str = "", *, http_status: int | None = None, answer: str = "", **details: Any) -> None:
-        super().__init__(message, **details)
-        self.http_status = http_status
-        self.answer = answer
-
-
-class BrokerFailed(BrokerError):
-    """O serviço do WhatsApp falhou: a mensagem pode ter saído."""
-
-    unknown = ill = True
-
-
-class BrokerTimeout(BrokerFailed):
-    """O serviço do WhatsApp não respondeu a tempo: a mensagem pode ter saído."""
-
-    code = "BROKER_TIMEOUT"
-    status = 504
-
-
-class BrokerUnreachable(BrokerError):
-    """O serviço do WhatsApp está fora do ar."""
-
-    code = "BROKER_UNREACHABLE"
-    ill = True
-
-
-class BrokerAuth(BrokerError):
-    """O serviço do WhatsApp recusou a nossa chave."""
-
-    code = "BROKER_AUTH"
-    ill = True
-
-
-class InstanceDisconnected(BrokerError):
-    """O WhatsApp desta conexão está desconectado."""
-
-    code = "INSTANCE_DISCONNECTED"
-    status = 409
-
-
-class InstanceNotFound(BrokerError):
-    """Esta conexão não existe no serviço do WhatsApp."""
-
-    code = "INSTANCE_NOT_FOUND"
-    status = 404
-
-
-class InstanceExists(BrokerError):
-    """Já existe uma conexão com este nome no serviço do WhatsApp."""
-
-    code = "INSTANCE_EXISTS"
-    status = 409
-
-
-class InvalidTo(BrokerError):
-    """O número não existe no WhatsApp."""
-
-    code = "INVALID_TO"
-    status = 400
-
-
-class InvalidMedia(BrokerError):
-    """O WhatsApp não aceitou o arquivo."""
-
-    code = "INVALID_MEDIA"
-    status = 400
-
-
-class MessageRejected(BrokerError):
-    """O WhatsApp recusou a mensagem."""
-
-    code = "MESSAGE_REJECTED"
-    status = 400
-
-
-class RiskPaused(BrokerError):
-    """Pausada por risco: um supervisor precisa liberar."""
-
-    code = "RISK_PAUSED"
-    status = 409
-
-
-class RateLimited(BrokerError):
-    """O WhatsApp pediu uma pausa no ritmo de envio."""
-
-    code = "RATE_LIMITED"
-    status = 429
-
-    def __init__(self, message: str = "", *, retry_after: float = RATE_PAUSE, **more: Any) -> None:
-        super().__init__(message, **more)
-        self.retry_after = retry_after
-
-
-class UnsupportedOperation(BrokerError):
-    """O serviço do WhatsApp não oferece esta operação."""
-
-    code = "UNSUPPORTED_OPERATION"
-    status = 501
-
 
 _WORDS: dict[str, type[BrokerError]] = {
     "instance_offline": InstanceDisconnected,
@@ -178,7 +86,7 @@ _TOO_LARGE = "request entity too large"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A 2xx answer: `data` is its JSON, `text` its first 2 KB without keys."""
+    """A 2xx answer: `data` is its JSON (bytes when raw was asked for), `text` its first 2 KB without keys."""
 
     status: int
     data: Any
@@ -206,8 +114,11 @@ def call(
     params: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout_ms: int | None = None,
+    raw: bool = False,
 ) -> Answer:
     """Call the broker and return its 2xx JSON answer. `route` is a template such as `/instances/{id}/send-text`.
+
+    `raw`: the answer is a file (a QR code), so any 2xx is good and its bytes are the data.
 
     Raises: NotConfigured; a BrokerError by the table of section 7. Must not be called inside a transaction: a broker
     that types for 28 s would hold its locks and its connection.
@@ -226,16 +137,16 @@ def call(
     }
     for pause in REPEATS if method == "GET" else ():
         try:
-            return _measured(method, route, request)
+            return _measured(method, route, request, raw)
         except BrokerUnreachable:
             time.sleep(pause)
-    return _measured(method, route, request)
+    return _measured(method, route, request, raw)
 
 
-def _measured(method: str, route: str, request: Mapping[str, Any]) -> Answer:
+def _measured(method: str, route: str, request: Mapping[str, Any], raw: bool) -> Answer:
     began, result, status = time.perf_counter(), "ok", None
     try:
-        answer = _call_once(request)
+        answer = _call_once(request, raw)
         status = answer.status
         broker_health.record_success()
         return answer
@@ -252,7 +163,7 @@ def _measured(method: str, route: str, request: Mapping[str, Any]) -> Answer:
         metrics.broker_request_seconds.labels(route=route).observe(time.perf_counter() - began)
 
 
-def _call_once(request: Mapping[str, Any]) -> Answer:
+def _call_once(request: Mapping[str, Any], raw: bool) -> Answer:
     _phase.connected = False
     try:
         response = _session().request(**request)
@@ -261,6 +172,8 @@ def _call_once(request: Mapping[str, Any]) -> Answer:
             raise BrokerUnreachable(answer=type(error).__name__) from error
         kind = BrokerTimeout if isinstance(error, requests.ReadTimeout) else BrokerFailed
         raise kind(answer=type(error).__name__) from error
+    if raw and response.ok and response.status_code < 300:
+        return Answer(response.status_code, response.content, "")
     return read_answer(response.status_code, response.text, response.headers.get("Retry-After", ""))
 
 

@@ -17,7 +17,7 @@ from leads.models import Contact
 from tickets.api.messages import AcceptedShape, SendBody, SendView, accepted
 from tickets.services.opening import QueueMissing
 from tickets.transports import Line
-from whatsapp.broker import require_configured
+from whatsapp.adapters import get_adapter
 from whatsapp.services.outgoing import find_last_line, queue_to_known, queue_to_number
 from whatsapp.services.queue_missing import report_queue_missing
 
@@ -50,7 +50,7 @@ class InstanceDoor(_Door):
     @describe(AcceptedShape, body=ToNumberBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, instance_id: str) -> Response:
         """Accept a message to a number, into its open ticket on this instance or a new one."""
-        require_configured()
+        get_adapter().require_configured()
         self.used = line = self.line(instance_id)
         body, wish = self.read_wish(ToNumberBody)
         if wish.session is not None and wish.session.id != line.id:
@@ -62,7 +62,7 @@ class ContactDoor(_Door):
     @describe(AcceptedShape, body=ToContactBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, contact_id: UUID) -> Response:
         """Accept a message to a contact, into their open ticket on the instance or a new one."""
-        require_configured()
+        get_adapter().require_configured()
         if not self.of_tenant(Contact.objects.all()).filter(pk=contact_id).exists():
             raise NotFound("Contato não encontrado.")
         body, wish = self.read_wish(ToContactBody)

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from leadengine.accounts.api import Body, Query, ScopedAPIView, answer, describe
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.errors import DomainError
-from whatsapp.broker import require_configured
+from whatsapp.adapters import get_adapter
 from whatsapp.models import WhatsAppSession
 from whatsapp.serializers import InstanceShape, LineShape, instance_json, line_json
 
@@ -48,7 +48,7 @@ class InstanceListView(InstanceAPIView):
     @describe(InstanceShape, many=True, query=InstanceQuery)
     def get(self, request: Request) -> Response:
         """The caller's own connections; supervisors see all of the tenant."""
-        require_configured()
+        get_adapter().require_configured()
         query = self.read_query(InstanceQuery)
         given = {"status__in": query.status, "owner_id": query.owner_id, "session_name__icontains": query.q}
         sessions = self.sessions().filter(**{name: value for name, value in given.items() if value})
@@ -62,7 +62,7 @@ class InstanceView(InstanceAPIView):
     @describe(InstanceShape)
     def get(self, request: Request, instance_id: str) -> Response:
         """One connection, by our id, its connection_id or the broker's id."""
-        require_configured()
+        get_adapter().require_configured()
         self.read_query(Body)
         same = Q(connection_id=instance_id) | Q(broker_instance_id=instance_id)
         if (own := _uuid(instance_id)) is not None:
@@ -78,7 +78,7 @@ class LineListView(ScopedAPIView):
     @describe(LineShape, many=True, query=Query)
     def get(self, request: Request) -> Response:
         """The lines of the tenant, whoever owns them, as far as an agent must know them."""
-        require_configured()
+        get_adapter().require_configured()
         query = self.read_query(Query)
         sessions = self.of_tenant(WhatsAppSession.objects.filter(deleted_at__isnull=True))
         if self.tenant_id is None:

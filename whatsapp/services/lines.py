@@ -14,7 +14,7 @@ from leadengine.realtime.broadcast import broadcast
 from leadengine.realtime.events import Facets
 from leadengine.sql import loads
 from tickets.transports import Capabilities, Line
-from whatsapp.broker import CAPABILITIES
+from whatsapp.adapters import get_adapter
 from whatsapp.events import SessionUpdated
 from whatsapp.models import WhatsAppSession
 
@@ -48,8 +48,8 @@ def find_line(reference: UUID | str) -> Line | None:
 
 
 def capabilities_of(stored: dict[str, Any] | None) -> Capabilities:
-    """What a session can do: what was learned of it, else what the official broker can (spec/broker.md section 9)."""
-    known = {**CAPABILITIES, **(stored or {})}
+    """What a session can do: what was learned of it, else what its broker can (spec/broker.md section 9)."""
+    known = {**get_adapter().capabilities, **(stored or {})}
     return Capabilities(
         types=frozenset(known["types"]),
         media_max_bytes=known["mediaMaxBytes"],
