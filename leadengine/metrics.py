@@ -68,6 +68,8 @@ tickets_closed = Counter("tickets_closed_total", "Tickets ended", ["outcome"])
 tickets_reopened = Counter("tickets_reopened_total", "Tickets reopened")
 assign_conflicts = Counter("ticket_assign_conflicts_total", "Takes that lost a race")
 first_response_seconds = Histogram("ticket_first_response_seconds", "First inbound to first answer", buckets=LONG)
+contact_merges = Counter("whatsapp_contact_merges_total", "Contacts joined or parted", ["evidence", "action"])
+timelines_reconciled = Counter("timeline_reconciled_total", "Runs over a tenant's timelines, by outcome", ["result"])
 logins = Counter("logins_total", "Logins", ["result"])
 
 # --- Realtime (spec/inbox.md section 20) ------------------------------------------------------------------------
@@ -134,6 +136,10 @@ def prepare() -> None:
         outbound_settled.labels(by=by)
     for result in ("ok", "bisected", "failed"):
         drain_batches.labels(result=result)
+    for evidence, action in product(("lid_pair", "phone_variant", "manual"), ("merge", "undo")):
+        contact_merges.labels(evidence=evidence, action=action)
+    for result in ("clean", "repaired", "failed"):
+        timelines_reconciled.labels(result=result)
     for result in ("success", "failure", "locked"):
         logins.labels(result=result)
 

@@ -6,6 +6,7 @@ start-up with one sentence that names the variable.
 
 from __future__ import annotations
 
+import datetime
 import os
 import secrets
 import sys
@@ -55,6 +56,14 @@ def number(name: str, default: int, *, least: int = 0) -> int:
     if not word.lstrip("-").isdigit() or int(word) < least:
         raise ConfigurationError(f"{name} must be a whole number of at least {least}, not {word!r}.")
     return int(word)
+
+
+def clock(name: str, default: str) -> datetime.time:
+    word = text(name, default)
+    try:
+        return datetime.time.fromisoformat(word)
+    except ValueError:
+        raise ConfigurationError(f"{name} must be a time of day such as 03:30, not {word!r}.") from None
 
 
 def words(name: str, default: str = "") -> list[str]:
@@ -268,6 +277,14 @@ REALTIME_GATE = "tickets.gate.SocketGate"
 REALTIME_HEARTBEAT_SECONDS = number("REALTIME_HEARTBEAT_SECONDS", 25, least=1)
 REALTIME_MAX_SOCKETS_PER_USER = number("REALTIME_MAX_SOCKETS_PER_USER", 10, least=1)
 REALTIME_MAX_FRAMES_PER_10S = number("REALTIME_MAX_FRAMES_PER_10S", 40, least=1)
+
+# --- Contacts -------------------------------------------------------------------------------------------------
+CONTACT_MERGE_UNDO_DAYS = number("CONTACT_MERGE_UNDO_DAYS", 30)
+CONTACT_FOLLOWERS = ["tickets.services.following.TicketFollower"]
+
+# --- Tickets --------------------------------------------------------------------------------------------------
+TIMELINE_RECONCILE_AT = clock("TIMELINE_RECONCILE_AT", "03:30")
+TIMELINE_RECONCILE_SINCE_HOURS = number("TIMELINE_RECONCILE_SINCE_HOURS", 48, least=1)
 
 # --- API ------------------------------------------------------------------------------------------------------
 API_KEY = words("API_KEY")

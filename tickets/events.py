@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from leadengine.realtime.events import Event, Payload
@@ -134,3 +134,27 @@ class TicketUpdated(Event):
     timeline: dict[str, Any]
     entry: TicketEntry | None = None
     removed: bool = False
+
+
+class TimelineSample(Payload):
+    ticket_id: UUID
+    changes: dict[str, list[Any]]
+
+
+class TimelineReconciled(Event):
+    """A run over the tenant's timelines has ended. `fields`: in how many tickets each was wrong.
+
+    A change is `{field: [stored, computed]}`; previews are named without their text.
+    """
+
+    name = "whatsapp.timeline.reconciled"
+    audience = "supervisors"
+
+    run_id: UUID
+    trigger: Literal["nightly", "manual"]
+    started_at: datetime
+    finished_at: datetime
+    tickets_checked: int
+    tickets_changed: int
+    fields: dict[str, int]
+    sample: list[TimelineSample]

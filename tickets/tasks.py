@@ -1,4 +1,4 @@
-"""Celery tasks of the outbox: they take ids, call one service and decide on retry."""
+"""Celery tasks of the outbox and the timelines: they take ids, call one service and decide on retry."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from django.utils import timezone
 from leadengine.celery import app
 from leadengine.wake import awake, wake
 from tickets.services import outbox
+from tickets.services.timeline_nights import reconcile_nightly
 
 SWEEP_SECONDS = 10
 
@@ -31,6 +32,12 @@ def send_due(self: Task[Any, Any], /, session_id: str, **_: Any) -> None:
 def sweep_outbox(**_: Any) -> int:
     """End what lost its worker or waited too long, and wake sessions with due messages."""
     return outbox.sweep_outbox(now=timezone.now())
+
+
+@app.task(name="tickets.reconcile_timelines")
+def reconcile_timelines(**_: Any) -> int:
+    """Check the timelines of the tenants whose night it is; how many tenants."""
+    return len(reconcile_nightly(now=timezone.now()))
 
 
 @worker_shutting_down.connect

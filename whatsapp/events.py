@@ -55,17 +55,3 @@ class QueueMissing(Event):
     waiting_events: int
     oldest_at: datetime
     recoverable: Literal[True] = True
-
-
-class TimelineReconciled(Event):
-    name = "whatsapp.timeline.reconciled"
-    audience = "supervisors"
-
-    run_id: UUID
-    trigger: Literal["nightly", "manual"]
-    started_at: datetime
-    finished_at: datetime
-    tickets_checked: int
-    tickets_changed: int
-    fields: dict[str, int]
-    sample: list[dict[str, Any]]

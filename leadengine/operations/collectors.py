@@ -154,6 +154,7 @@ def _tickets(cursor: Cursor) -> list[Metric]:
 
 def _walls(cursor: Cursor) -> list[Metric]:
     rows = [((table,), float(good)) for table, good in facts.walls(cursor).items()]
+        _gauge("timeline_drift_tickets", "Found wrong by the last check", rows=[((), facts.timeline_drift(cursor))]),
     return [_gauge("whatsapp_rls_enforced", "Row level security on and complete", "table", rows=rows)]
 
 

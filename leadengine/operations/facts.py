@@ -163,6 +163,17 @@ def _walled_tables() -> tuple[str, ...]:
             for model in apps.get_models()
             if model not in WITHOUT_POLICY and any(field.name == "tenant" for field in model._meta.fields)
         )
+def timeline_drift(cursor: Cursor) -> int:
+    """In how many tickets the last run over each tenant, of the past two days, found wrong figures."""
+    cursor.execute(
+        """SELECT coalesce(sum(tickets_changed), 0) FROM (
+               SELECT DISTINCT ON (tenant_id) tickets_changed FROM tickets_timelinerun
+               WHERE finished_at IS NOT NULL AND started_at > now() - interval '2 days'
+               ORDER BY tenant_id, started_at DESC) r"""
+    )
+    return int(cursor.fetchall()[0][0])
+
+
     )
 
 

@@ -9,6 +9,7 @@ from tickets.models.messages import (
 )
 from tickets.models.queues import CloseReason, Queue, QueueMembership
 from tickets.models.tickets import Draft, Note, ReadMarker, Ticket, TicketCounter, TicketEvent, TicketTag
+from tickets.models.runs import TimelineRun
 
 __all__ = [
     "CloseReason",
@@ -27,3 +28,4 @@ __all__ = [
     "TicketEvent",
     "TicketTag",
 ]
+    "TimelineRun",

@@ -21,7 +21,8 @@ from tickets.services.announce import announce_arrivals
 from tickets.services.effects import change_message
 from tickets.services.opening import Wanted, find_tickets
 from tickets.services.shapes import preview_of
-from tickets.services.state import TicketState, save_tickets
+from tickets.services.state import TicketState, delta_of, save_tickets
+from tickets.services.timeline import recount_stale
 
 Key = tuple[UUID, str]  # (session, external id): the identity of a message (D9)
 Fate = Literal["stored", "enriched", "duplicate", "queue_missing"]
@@ -89,7 +90,8 @@ class NewMessage:
     position: int
     reply_to_id: UUID | None
     metadata: dict[str, Any]
-    timeline: dict[str, Any]
+    before: tuple[Any, ...]  # the ticket's timeline without it
+    timeline: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -162,7 +164,10 @@ def _store(tenant_id: UUID, arrivals: list[Arrival], now: datetime) -> dict[Key,
         made[arrival.key] = row.id
         rows.append(row)
     _insert(tenant_id, rows, now)
-    save_tickets(tenant_id=tenant_id, states=list({row.ticket.id: row.ticket for row in rows}.values()))
+    states = list({row.ticket.id: row.ticket for row in rows}.values())
+    recount_stale(tenant_id=tenant_id, states=states)
+    save_tickets(tenant_id=tenant_id, states=states)
+    _note_deltas(rows)
     leads = touch_leads(
         tenant_id=tenant_id,
         touches=[
@@ -196,8 +201,15 @@ def _append(arrival: Arrival, contact: ContactRow, ticket: TicketState, now: dat
         ticket.note_entry("WOKEN", at=now)
         ticket.status = "ASSIGNED" if ticket.assignee_id else "OPEN"
         ticket.pending_reason = ticket.snoozed_until = None
-    delta = ticket.timeline_delta(before)
-    return NewMessage(message_id, arrival, contact, ticket, ticket.last_position, None, metadata, delta)
+    return NewMessage(message_id, arrival, contact, ticket, ticket.last_position, None, metadata, before)
+
+
+def _note_deltas(rows: Sequence[NewMessage]) -> None:
+    """What each message changed in its ticket's timeline; applied in order they lead to what was saved."""
+    after = {row.ticket.id: row.ticket.snapshot() for row in rows}
+    for row in reversed(rows):
+        row.timeline = delta_of(row.before, after[row.ticket.id])
+        after[row.ticket.id] = row.before
 
 
 def _insert(tenant_id: UUID, rows: list[NewMessage], now: datetime) -> None:

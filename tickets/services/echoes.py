@@ -15,8 +15,9 @@ from leadengine.sql import dumps, loads, unnest
 from leads.services import find_contacts
 from tickets.services.announce import announce_message, announce_ticket
 from tickets.services.effects import change_message
-from tickets.services.shapes import iso, preview_of
+from tickets.services.shapes import iso
 from tickets.services.state import lock_tickets, save_tickets
+from tickets.services.timeline import recount
 
 Key = tuple[UUID, str]
 MATCH_WINDOW = timedelta(minutes=15)
@@ -169,11 +170,11 @@ def _bind(tenant_id: UUID, row: _Candidate, echo: Echo, now: datetime) -> None:
             [echo.key[1], echo.sent_at, dumps({"settledBy": "echo"}), row.id],
         )
         version = cursor.fetchone()[0]
-    if row.status == "UNCONFIRMED":
-        state = lock_tickets(tenant_id=tenant_id, ids=[row.ticket_id])[row.ticket_id]
-        state.count_message(message_id=row.id, inbound=False, sent=echo.sent_at, preview=preview_of(row.type, row.text))
-        save_tickets(tenant_id=tenant_id, states=[state])
-        announce_ticket(tenant_id=tenant_id, state=state, changed=["timeline"], now=now)
+    # It counts from now on, or counts at another time than before.
+    state = lock_tickets(tenant_id=tenant_id, ids=[row.ticket_id])[row.ticket_id]
+    recount(tenant_id=tenant_id, states=[state])
+    save_tickets(tenant_id=tenant_id, states=[state])
+    announce_ticket(tenant_id=tenant_id, state=state, changed=["timeline"], now=now)
     metrics.count(metrics.outbound_settled.labels(by="echo"))
     announce_message(
         tenant_id=tenant_id, message_id=row.id, ticket_id=row.ticket_id, position=row.position, version=version,

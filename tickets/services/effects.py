@@ -17,7 +17,7 @@ from leadengine.sql import dumps, loads, unnest
 from tickets.services.announce import announce_message, announce_ticket
 from tickets.services.shapes import iso
 from tickets.services.state import lock_tickets, save_tickets
-from tickets.services.timeline import recount
+from tickets.services.timeline import recount, refresh_preview
 
 Key = tuple[UUID, str]
 AckFate = Literal["applied", "noop", "regression", "not_found"]
@@ -26,6 +26,7 @@ _RANK = {"SCHEDULED": 1, "QUEUED": 1, "SENDING": 1, "UNCONFIRMED": 1, "SENT": 2,
 _ACK_RANK = {0: 3, 1: 1, 2: 2, 3: 4, 4: 5, 5: 6}
 _ACK_STATUS = {0: "FAILED", 2: "SENT", 3: "DELIVERED", 4: "READ", 5: "READ"}
 LEFT = {"SENT", "DELIVERED", "READ"}
+_SAID = {"type", "content", "caption", "revoked_at"}  # what a preview is made of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ def change_message(*, tenant_id: UUID, message_id: UUID, changes: dict[str, Any]
             [*values, message_id, tenant_id],
         )
         ticket_id, position, version = cursor.fetchone()
+    if not _SAID.isdisjoint(changes):
+        refresh_preview(tenant_id=tenant_id, ticket_id=ticket_id, message_id=message_id)
     shown = {_WIRE.get(name, name): _plain(value) for name, value in changes.items()}
     if media_changed:
         shown["media"] = True

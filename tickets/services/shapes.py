@@ -22,8 +22,14 @@ _WORDS = {
 }
 
 
-def preview_of(kind: str, text: str) -> str:
-    """At most 280 characters of the text on one line, led by a sign and, without text, the word of its kind."""
+def preview_of(kind: str, text: str, *, revoked: bool = False) -> str:
+    """At most 280 characters of the text on one line, led by a sign and, without text, the word of its kind.
+
+    What its author deleted says only that: a preview is for everybody.
+    """
+    if revoked:
+        with override("pt-br"):
+            return f"🚫 {gettext('message deleted')}"
     line = " ".join(text.split())
     if kind in _WORDS:
         sign, word = _WORDS[kind]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ TIMELINE = (
     "first_response_seconds",
 )  # fmt: skip
 _WIRE = [to_camel(name) for name in TIMELINE]
+_SECOND = timedelta(seconds=1)
 _snapshot = attrgetter(*TIMELINE)
 _TYPES = {
     "id": "uuid", "queue_id": "uuid", "assignee_id": "uuid", "status": "text", "pending_reason": "text",
@@ -37,7 +38,10 @@ _TYPES = {
 
 @dataclass(slots=True)
 class TicketState:
-    """One locked row. `entries` are the TicketEvents to write with it."""
+    """One locked row. `entries` are the TicketEvents to write with it.
+
+    `stale`: the columns alone cannot tell what a message changed; `timeline.recount_stale` asks the stored ones.
+    """
 
     id: UUID
     number: int
@@ -73,6 +77,7 @@ class TicketState:
     last_message_preview: str
     first_response_seconds: int | None
     is_new: bool = False
+    stale: bool = False
     previous_queue_id: UUID | None = None
     previous_assignee_id: UUID | None = None
     before: tuple[Any, ...] = ()
@@ -82,39 +87,62 @@ class TicketState:
         self.previous_queue_id, self.previous_assignee_id = self.queue_id, self.assignee_id
         self.before = self.snapshot()
 
-    def count_message(self, *, message_id: UUID, inbound: bool, sent: datetime, preview: str) -> None:
-        """Move counters and timeline for a message that came or left (spec/tickets-leads.md section 7).
+    def count_message(
+        self, *, message_id: UUID, inbound: bool, sent: datetime, preview: str, newest: bool = True
+    ) -> None:
+        """Move counters and timeline for a message that came or left (rules: services/timeline.py).
 
-        An older message moves neither the preview nor the maxima; one of ours answers what came until it was sent.
+        `newest`: it has the ticket's highest position, as whatever arrives. An older message moves neither the preview
+        nor the maxima.
         """
         self.message_count += 1
-        if self.last_message_at is None or sent >= self.last_message_at:
+        last = self.last_message_at
+        if last is None or sent > last or (newest and sent == last):
             self.last_message_at, self.last_message_id, self.last_message_preview = sent, message_id, preview
             self.last_direction = "INBOUND" if inbound else "OUTBOUND"
+        elif sent == last:
+            self.stale = True
         if inbound:
-            self.inbound_count += 1
-            self.first_inbound_at = min(sent, self.first_inbound_at or sent)
-            self.last_inbound_at = max(sent, self.last_inbound_at or sent)
-            if self.last_outbound_at is None or sent >= self.last_outbound_at:
-                self.unanswered_count += 1
-                self.waiting_since = self.waiting_since or sent
+            self._count_inbound(sent)
         else:
-            self.outbound_count += 1
-            self.first_outbound_at = min(sent, self.first_outbound_at or sent)
-            self.last_outbound_at = max(sent, self.last_outbound_at or sent)
-            if self.last_inbound_at is None or self.last_inbound_at <= self.last_outbound_at:
+            self._count_outbound(sent, newest)
+
+    def _count_inbound(self, sent: datetime) -> None:
+        self.inbound_count += 1
+        if self.last_outbound_at is None or sent >= self.last_outbound_at:
+            self.unanswered_count += 1
+            self.waiting_since = self.waiting_since or sent
+        self.last_inbound_at = max(sent, self.last_inbound_at or sent)
+        if self.first_inbound_at is not None and sent >= self.first_inbound_at:
+            return
+        self.first_inbound_at = sent
+        self.first_response_seconds = None
+        if self.first_outbound_at is not None and self.first_outbound_at >= sent:
+            self.first_response_seconds = (self.first_outbound_at - sent) // _SECOND
+        elif self.last_outbound_at is not None and self.last_outbound_at >= sent:
+            self.stale = True
+
+    def _count_outbound(self, sent: datetime, newest: bool) -> None:
+        self.outbound_count += 1
+        if self.unanswered_count and self.last_inbound_at is not None:
+            if sent > self.last_inbound_at or (newest and sent == self.last_inbound_at):
                 self.unanswered_count, self.waiting_since = 0, None
-        if self.first_inbound_at and self.first_outbound_at and self.first_outbound_at >= self.first_inbound_at:
-            self.first_response_seconds = int((self.first_outbound_at - self.first_inbound_at).total_seconds())
+            elif self.last_outbound_at is None or sent >= self.last_outbound_at:
+                self.stale = True
+        self.first_outbound_at = min(sent, self.first_outbound_at or sent)
+        self.last_outbound_at = max(sent, self.last_outbound_at or sent)
+        if self.first_inbound_at is not None and sent >= self.first_inbound_at:
+            seconds = (sent - self.first_inbound_at) // _SECOND
+            known = self.first_response_seconds
+            self.first_response_seconds = seconds if known is None else min(known, seconds)
 
     def snapshot(self) -> tuple[Any, ...]:
         """The timeline as it is now, to compare with later."""
         return _snapshot(self)
 
-    def timeline_delta(self, since: tuple[Any, ...] | None = None) -> dict[str, Any]:
-        """The timeline keys (camelCase, ISO dates) that changed since a snapshot, by default since the lock."""
-        pairs = zip(_WIRE, _snapshot(self), self.before if since is None else since, strict=True)
-        return {wire: _plain(now) for wire, now, before in pairs if now != before}
+    def timeline_delta(self) -> dict[str, Any]:
+        """The timeline keys (camelCase, ISO dates) that changed since the lock."""
+        return delta_of(self.before, self.snapshot())
 
     def note_entry(
         self, kind: str, *, at: datetime, actor_id: UUID | None = None, from_: str = "", to: str = "", reason: str = ""
@@ -143,11 +171,15 @@ COLUMNS = [f.name for f in fields(TicketState)][:33]
 SELECT = ", ".join(f"t.{name}" for name in COLUMNS)
 
 
-def lock_tickets(*, tenant_id: UUID, ids: Sequence[UUID]) -> dict[UUID, TicketState]:
-    """Lock tickets of a tenant in id order and return them; those that do not exist are left out."""
+def lock_tickets(*, tenant_id: UUID, ids: Sequence[UUID], wait: bool = True) -> dict[UUID, TicketState]:
+    """Lock tickets of a tenant in id order and return them; those that do not exist are left out.
+
+    Without `wait` those that somebody else holds are left out, too.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT {SELECT} FROM tickets_ticket t WHERE t.tenant_id = %s AND t.id = ANY(%s) ORDER BY t.id FOR UPDATE",  # noqa: S608
+            f"SELECT {SELECT} FROM tickets_ticket t WHERE t.tenant_id = %s AND t.id = ANY(%s) ORDER BY t.id "  # noqa: S608
+            f"FOR UPDATE {'' if wait else 'SKIP LOCKED'}",
             [tenant_id, sorted(set(ids))],
         )
         return {row[0]: TicketState(*row) for row in cursor.fetchall()}
@@ -171,6 +203,11 @@ def save_tickets(*, tenant_id: UUID, states: Sequence[TicketState]) -> None:
             [*arrays, tenant_id],
         )
         _insert_entries(cursor, tenant_id, states)
+
+
+def delta_of(before: tuple[Any, ...], after: tuple[Any, ...]) -> dict[str, Any]:
+    """The timeline keys (camelCase, ISO dates) that differ between two snapshots."""
+    return {wire: _plain(new) for wire, old, new in zip(_WIRE, before, after, strict=True) if new != old}
 
 
 def timeline_of(state: TicketState | Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tickets.services.outbox.merging import absorb_echo
 from tickets.services.outbox.verdicts import Verdict, judge
 from tickets.services.shapes import preview_of
 from tickets.services.state import lock_tickets, save_tickets
-from tickets.services.timeline import recount
+from tickets.services.timeline import recount, recount_stale
 from tickets.transports import OperatorNeeded, SendFailure, Sent, Transport
 
 OK = "OK"
@@ -113,7 +113,9 @@ def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> N
             inbound=False,
             sent=changes["sent_at"],
             preview=preview_of(claim.type, row.text),
+            newest=place.position == state.last_position,
         )
+        recount_stale(tenant_id=line.tenant_id, states=[state])
     save_tickets(tenant_id=line.tenant_id, states=list(states.values()))
     for one in states.values():
         announce_ticket(tenant_id=line.tenant_id, state=one, changed=["timeline"], now=tried.finished_at)
