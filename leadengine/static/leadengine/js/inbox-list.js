@@ -60,7 +60,8 @@ class InboxList extends HTMLElement {
     if (!moving || !this.held()) return this.arrange(page, fresh);
     this.waiting = page;
     this.pill.hidden = false;
-    this.pill.querySelector("[data-text]").textContent = this.pill.dataset.words.replace("{n}", moving);
+    const { word, words } = this.pill.dataset;
+    this.pill.querySelector("[data-text]").textContent = moving === 1 ? word : words.replace("{n}", moving);
   }
 
   // How many rows would come, go, or rise.
