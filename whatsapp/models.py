@@ -80,6 +80,8 @@ class WhatsAppSession(models.Model):
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)
     deleted_at = models.DateTimeField(null=True, blank=True)
     default_queue_id = models.UUIDField(null=True, blank=True)
+    # Nothing has come since then, though it should have; null while the line is as busy as it usually is.
+    silent_since = models.DateTimeField(null=True, blank=True)
     metadata = models.JSONField(db_default={}, blank=True)
 
     objects: ClassVar = TenantQuerySet.as_manager()
@@ -237,6 +239,9 @@ class WebhookEvent(models.Model):
     # Conversation slot 0..1023, so that drainers can share the work without reordering a conversation.
     slot = models.SmallIntegerField(default=0, db_default=0)
     body = models.BinaryField(null=True, editable=False)  # zlib; jsonb refuses U+0000 and lone surrogates
+    original_body = models.BinaryField(null=True, editable=False)  # as it came, once a person has corrected `body`
+    entries = models.IntegerField(default=1, db_default=1)  # how many the delivered body had, each a row like this
+    note = models.TextField(blank=True, default="", db_default="")  # why a person discarded it
     queued = models.IntegerField(default=0, db_default=0)
     attempts = models.SmallIntegerField(default=0, db_default=0)
     due_at = models.DateTimeField(db_default=Now())
@@ -269,10 +274,24 @@ class WebhookEvent(models.Model):
                 fields=["status", "-received_at"], name="webhook_event_trouble",
                 condition=Q(status__in=["ORPHAN", "FAILED", "REJECTED"]),
             ),
+            # What retention has left to do: walking the table would cost more each night.
+            models.Index(
+                fields=["id"], name="webhook_event_bodies",
+                condition=Q(body__isnull=False) & ~Q(status="PENDING"),
+            ),
         ]  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.kind} {self.status}"
+
+
+class DeadLetter(WebhookEvent):
+    """An event that needs a person, as a screen of its own: `whatsapp.services.reprocessing` says which."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
 
 
 class WebhookItem(models.Model):
@@ -338,6 +357,14 @@ class WebhookItem(models.Model):
                 condition=Q(fate__in=["pending", "parked"]),
             ),
             models.Index(fields=["due_at"], name="webhook_item_due", condition=Q(fate__in=["pending", "parked"])),
+            models.Index(
+                fields=["expires_at"], name="webhook_item_expiry",
+                condition=Q(fate="parked", expires_at__isnull=False),
+            ),
+            models.Index(
+                fields=["tenant", "-id"], name="webhook_item_unread",
+                condition=Q(fate="ignored", reason__in=["invalid_contract", "no_sender", "poll_choice_invalid"]),
+            ),
         ]  # fmt: skip
 
     def __str__(self) -> str:
@@ -365,3 +392,33 @@ class ParkedEffect(TenantOwned):
 
     def __str__(self) -> str:
         return f"{self.kind}"
+
+
+class GapFill(TenantOwned):
+    """When a session's event list at the broker is read next, and who is reading it now (the lease is the lock)."""
+
+    session = models.OneToOneField(WhatsAppSession, on_delete=models.CASCADE, db_constraint=False, related_name="+")
+    due_at = models.DateTimeField(db_default=Now())
+    holder = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    filled_at = models.DateTimeField(null=True)
+    failures = models.IntegerField(db_default=0)  # in a row
+
+    def __str__(self) -> str:
+        return f"{self.session_id}"
+
+
+class InboundHour(TenantOwned):
+    """How many messages a session received in one hour: what tells a quiet line from a dead one. Kept four weeks."""
+
+    session = models.ForeignKey(
+        WhatsAppSession, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )
+    hour = models.DateTimeField()  # its first moment
+    received = models.IntegerField()
+
+    class Meta:
+        constraints: ClassVar = [models.UniqueConstraint(fields=["session", "hour"], name="inbound_hour_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%F %H}h {self.received}"

@@ -137,6 +137,25 @@ def write_audit(
     )
 
 
+def write_audits(
+    *, actor: User | None, action: str, targets: Sequence[models.Model], changes: dict[str, Any] | None = None
+) -> None:
+    """Add a line for each of many objects, with one statement; the tenant is that of the object."""
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    AuditLog.objects.bulk_create(
+        AuditLog(
+            tenant_id=target.tenant_id,  # type: ignore[attr-defined]
+            actor=actor,
+            action=action,
+            object_type=target._meta.model_name or "",
+            object_id=str(target.pk),
+            changes=changes or {},
+            request_id=request_id,
+        )
+        for target in targets
+    )
+
+
 def save_audited(*, actor: User, row: models.Model, fields: Sequence[str], action: str) -> dict[str, list[Any]]:
     """Insert or update `fields` of a row and audit what changed; returns {field: [before, after]}, empty for nothing.
 

@@ -1,4 +1,4 @@
-"""REST of the webhook ledger: what came, and what became of it (spec/inbound.md section 1)."""
+"""REST of the webhook ledger: what came, what became of it, and running it again (spec/inbound.md section 1)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Any, ClassVar, Literal
 from uuid import UUID
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.utils import timezone
 from pydantic import AwareDatetime, Field
-from rest_framework import exceptions
+from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from leadengine.accounts.api import Body, Query, ScopedAPIView, answer, describe
 from leadengine.accounts.permissions import Role
 from leadengine.errors import NotFound
+from leadengine.wake import wake_on_commit
 from whatsapp.models import WebhookEvent, WebhookItem
 from whatsapp.serializers import WebhookEventDetailShape, WebhookEventShape, event_detail_json, event_json
+from whatsapp.services.intake import InvalidWebhookJson
+from whatsapp.services.reprocessing import BodyGone, claim_orphan, requeue_events
+from whatsapp.tasks import drain
 
 # Ids are made when an event is received and hold that time; the clock of the door may be read a little earlier.
 SLACK = timedelta(minutes=1)
@@ -37,6 +42,10 @@ class EventQuery(Query):
 
 class DetailQuery(Body):
     include: Literal["body"] | None = None
+
+
+class ClaimBody(Body):
+    session_id: UUID
 
 
 class EventListView(ScopedAPIView):
@@ -63,6 +72,43 @@ class EventView(ScopedAPIView):
         if event is None:
             raise NotFound("Evento não encontrado.")
         return answer(event_detail_json(event, with_body=with_body))
+
+
+class ReprocessView(ScopedAPIView):
+    permissions: ClassVar = {"POST": "settings:write"}
+
+    @describe(WebhookEventShape, code=status.HTTP_202_ACCEPTED)
+    def post(self, request: Request, event_id: UUID) -> Response:
+        """Run an event again from its raw bytes; what it did already is not done twice. For admins."""
+        self.read_body(Body)
+        event = self.of_tenant(WebhookEvent.objects.all()).filter(pk=event_id).first()
+        if event is None:
+            raise NotFound("Evento não encontrado.")
+        done = requeue_events(ids=[event.pk], actor=self.user, now=timezone.now())
+        if done.left["body_gone"]:
+            raise BodyGone
+        if done.left["invalid_json"]:
+            raise InvalidWebhookJson("O corpo não é JSON: corrija-o na mesa de mensagens não entregues.")
+        return _accepted(event)
+
+
+class ClaimView(ScopedAPIView):
+    permissions: ClassVar = {"POST": "sessions:read"}
+
+    @describe(WebhookEventShape, body=ClaimBody, code=status.HTTP_202_ACCEPTED)
+    def post(self, request: Request, event_id: UUID) -> Response:
+        """Give an orphan to a session, whose tenant it then belongs to. For superusers; to others there are none."""
+        if not self.user.is_superuser or self.tenant_id is not None:
+            raise NotFound("Evento não encontrado.")
+        body = self.read_body(ClaimBody)
+        claim_orphan(event_id=event_id, session_id=body.session_id, actor=self.user, now=timezone.now())
+        return _accepted(WebhookEvent.objects.get(pk=event_id))
+
+
+def _accepted(event: WebhookEvent) -> Response:
+    wake_on_commit(drain, "inbound")
+    event.refresh_from_db(fields=["status", "reason", "error", "attempts", "session_id"])
+    return answer(event_json(event), code=status.HTTP_202_ACCEPTED)
 
 
 def _filtered(events: Any, query: EventQuery) -> QuerySet[WebhookEvent]:

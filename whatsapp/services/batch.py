@@ -15,12 +15,14 @@ from django.db import connection, transaction
 
 from leadengine import metrics
 from leads.services import Person
-from tickets.services.arrivals import Arrival, File, Recorded, record_arrivals
+from tickets.services.arrivals import Arrival, Recorded, record_arrivals
 from tickets.services.echoes import Echo, settle_echoes
 from tickets.services.effects import Ack, apply_acks
+from tickets.services.files import File
 from whatsapp.schemas import Address, InboundMessage, Item, OutboundEcho, PollVote
 from whatsapp.services.atendimentos import follow_arrivals
-from whatsapp.services.ledger import count_items, save_items
+from whatsapp.services.ledger import Earlier, count_items, keep_earlier, save_items
+from whatsapp.services.media import wake_media
 from whatsapp.services.parking import (
     apply_effect,
     apply_parked,
@@ -30,6 +32,7 @@ from whatsapp.services.parking import (
     settle_hollow,
 )
 from whatsapp.services.queue_missing import report_queue_missing
+from whatsapp.services.traffic import note_traffic
 
 ECHO_RETRY = timedelta(seconds=2)
 QUEUE_RETRY = timedelta(seconds=60)
@@ -41,7 +44,10 @@ _SILENT = {"message_stub", "empty_message", "protocol_message", "sender_key_only
 
 @dataclass(slots=True)
 class Work:
-    """One item on its way to its fate. `row_id` is set when it is looked at again; `counts` once it is final."""
+    """One item on its way to its fate. `row_id` is set when it is looked at again; `counts` once it is final.
+
+    `earlier` is its fate of an earlier run, when the whole event runs again.
+    """
 
     event_id: UUID
     session_id: UUID
@@ -59,6 +65,12 @@ class Work:
     due_at: datetime | None = None
     expires_at: datetime | None = None
     counts: bool = True
+    earlier: Earlier | None = None
+
+    @property
+    def ended_well_before(self) -> bool:
+        """Whether an earlier run of the event brought this very item to a good end."""
+        return self.earlier is not None and self.earlier.is_good_end_of(self.item)
 
     @property
     def key(self) -> tuple[UUID, str]:
@@ -76,13 +88,14 @@ class Work:
 
 @dataclass(slots=True)
 class Claim:
-    """A claimed event with all its items, or one item that waited."""
+    """A claimed event with all its items, or one item that waited; `error` when its body cannot be read."""
 
     id: UUID
     event_id: UUID
     works: list[Work]
     attempts: int
     is_event: bool
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +121,8 @@ def process_batch(*, tenant_id: UUID, claims: Sequence[Claim], now: datetime) ->
     _record(tenant_id, works, lines, now)
     _apply_effects(tenant_id, works, now)
     _apply_acks(tenant_id, [work for work in works if work.item.kind == "ack"], now)
-    _touch_lines(works, now)
+    keep_earlier(works)
+    _touch_lines(tenant_id, [work for work in works if work.earlier is None], now)
     save_items(tenant_id=tenant_id, works=works, now=now)
     _end_events([claim.event_id for claim in claims if claim.is_event], now)
     count_items(works, now)
@@ -199,6 +213,8 @@ def _record(tenant_id: UUID, works: Sequence[Work], lines: dict[UUID, Line], now
     ]
     arrivals = [_arrival_of(work, lines[work.session_id]) for work in open_works]
     results = record_arrivals(tenant_id=tenant_id, arrivals=arrivals, now=now)
+    if any(arrival.file for arrival in arrivals):
+        wake_media()
     for work, result in zip(open_works, results, strict=True):
         _end_recorded(work, result, now)
     stored = [
@@ -383,20 +399,11 @@ def _apply_acks(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
             work.end("ignored", f"ack_{fate}")
 
 
-def _touch_lines(works: Sequence[Work], now: datetime) -> None:
-    """The evidence that a line is alive: when something last came in, and when an ack did."""
-    inbound = {work.session_id for work in works if work.fate == "stored" and work.item.kind != "echo"}
+def _touch_lines(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
+    stored = [work for work in works if work.fate == "stored" and work.item.kind != "echo"]
+    heard = [(work.session_id, work.received_at) for work in stored]
     acked = {work.session_id for work in works if work.item.kind == "ack"}
-    if not inbound and not acked:
-        return
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """UPDATE whatsapp_sessions SET last_activity_at = %s,
-                   last_inbound_at = CASE WHEN id = ANY(%s) THEN %s ELSE last_inbound_at END,
-                   last_ack_at = CASE WHEN id = ANY(%s) THEN %s ELSE last_ack_at END
-               WHERE id = ANY(%s)""",
-            [now, list(inbound), now, list(acked), now, list(inbound | acked)],
-        )
+    note_traffic(tenant_id=tenant_id, heard=heard, acked=acked, now=now)
 
 
 def _end_events(ids: Sequence[UUID], now: datetime) -> None:

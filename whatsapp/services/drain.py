@@ -8,6 +8,7 @@ the dead-letter desk, and nobody else waits for it.
 from __future__ import annotations
 
 import json
+import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,21 +17,21 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 from django.utils import timezone
 
 from leadengine import metrics
 from leadengine.accounts.scopes import service_scope, tenant_scope
-from whatsapp.normalizers import normalize
+from whatsapp.adapters import get_adapter
 from whatsapp.services.batch import Claim, Work, process_batch
-from whatsapp.services.ledger import save_items
+from whatsapp.services.ledger import find_earlier, save_items
 
 log = structlog.get_logger(__name__)
 
 BATCH = 200
 BACKOFF = (5, 30, 120, 600, 3600)  # seconds before each retry of a poison item; then the desk
 _LOCK = 0x1EAD  # advisory lock class of the drainers
+_LONGEST_ERROR = 8000
 
 _TENANTS = """
 WITH RECURSIVE due AS (
@@ -47,7 +48,7 @@ UNION
 SELECT tenant_id FROM whatsapp_webhookitem WHERE fate IN ('pending', 'parked') AND due_at <= %s
 """
 _EVENTS = """
-SELECT id, session_id, body, received_at, attempts FROM whatsapp_webhookevent
+SELECT id, session_id, body, received_at, attempts, processed_at IS NOT NULL FROM whatsapp_webhookevent
 WHERE tenant_id = %s AND status = 'PENDING' AND due_at <= %s {only} ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED
 """
 _ITEMS = """
@@ -99,17 +100,22 @@ def _try_batch(desk: _Desk, tenant_id: UUID, only: Sequence[UUID] | None) -> int
                 return 0
             now = timezone.now()
             claims = desk.claim(tenant_id, now, only)
-            if claims:
-                process_batch(tenant_id=tenant_id, claims=claims, now=now)
+            for claim in claims:
+                if claim.error:
+                    desk.give_up(tenant_id, claim, now, claim.error)
+            readable = [claim for claim in claims if not claim.error]
+            if readable:
+                process_batch(tenant_id=tenant_id, claims=readable, now=now)
                 metrics.count(metrics.drain_batches.labels(result="ok"))
-    except (OperationalError, InterfaceError):
-        raise  # the database is away or busy: nobody's fault, no attempt is used up
     except Exception as error:
+        if _is_away(error):
+            raise  # nobody's fault, no attempt is used up
+        words = traceback.format_exc()
         if len(claims) <= 1:
             log.exception("webhook_poison", ids=[str(claim.id) for claim in claims])
             for claim in claims:
                 with tenant_scope(tenant_id):
-                    desk.give_up(tenant_id, claim, timezone.now(), f"{type(error).__name__}: {error}"[:2000])
+                    desk.give_up(tenant_id, claim, timezone.now(), _told(words))
             metrics.drain_batches.labels(result="failed").inc()
             return len(claims)
         metrics.drain_batches.labels(result="bisected").inc()
@@ -117,6 +123,13 @@ def _try_batch(desk: _Desk, tenant_id: UUID, only: Sequence[UUID] | None) -> int
         for half in (claims[:middle], claims[middle:]):
             _try_batch(desk, tenant_id, [claim.id for claim in half])
     return len(claims)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the database is away or busy. A row beyond PostgreSQL's limits (class 54) is the event's own fault."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
+    return not str(getattr(error.__cause__, "sqlstate", None) or "").startswith("54")
 
 
 def _is_drainer() -> bool:
@@ -129,12 +142,12 @@ def _is_drainer() -> bool:
 def _claim_events(tenant_id: UUID, now: datetime, only: Sequence[UUID] | None) -> list[Claim]:
     rows = _fetch(_EVENTS, "AND id = ANY(%s)", [tenant_id, now], only)
     claims = []
-    for event_id, session_id, body, received_at, attempts in rows:
-        works = [
-            Work(event_id, session_id, received_at, index, item)
-            for index, item in enumerate(_normalize(body, received_at))
-        ]
-        claims.append(Claim(event_id, event_id, works, attempts, is_event=True))
+    for event_id, session_id, body, received_at, attempts, _ in rows:
+        items, error = _read(body, received_at)
+        works = [Work(event_id, session_id, received_at, index, item) for index, item in enumerate(items)]
+        claims.append(Claim(event_id, event_id, works, attempts, is_event=True, error=error))
+    again = {row[0] for row in rows if row[5]}
+    find_earlier(tenant_id=tenant_id, claims=[claim for claim in claims if claim.id in again and not claim.error])
     return claims
 
 
@@ -142,10 +155,17 @@ def _claim_items(tenant_id: UUID, now: datetime, only: Sequence[UUID] | None) ->
     rows = _fetch(_ITEMS, "AND i.id = ANY(%s)", [tenant_id, now], only)
     claims = []
     for item_id, index, attempts, expires_at, reason, event_id, session_id, body, received_at in rows:
-        item = _normalize(body, received_at)[index]
+        items, error = _read(body, received_at)
         expired = expires_at is not None and expires_at <= now
-        work = Work(event_id, session_id, received_at, index, item, row_id=item_id, waited_for=reason, expired=expired)
-        claims.append(Claim(item_id, event_id, [work], attempts, is_event=False))
+        works = [
+            Work(
+                event_id, session_id, received_at, index, item, row_id=item_id, waited_for=reason, expired=expired,
+                attempts=attempts,
+            )
+            for item in items[index : index + 1]
+        ]  # fmt: skip
+        error = error if works else error or "LookupError: the body holds no such item any more"
+        claims.append(Claim(item_id, event_id, works, attempts, is_event=False, error=error))
     return claims
 
 
@@ -158,27 +178,58 @@ def _fetch(sql: str, only_sql: str, parameters: list[Any], only: Sequence[UUID] 
     return rows
 
 
+def _read(body: Any, received_at: datetime) -> tuple[list[Any], str]:
+    """The items of a stored body, or none and why: one that cannot be read must not hold up the others."""
+    try:
+        return _normalize(body, received_at), ""
+    except Exception:
+        log.exception("webhook_unreadable")
+        return [], _told(traceback.format_exc())
+
+
+def _told(words: str) -> str:
+    """The end of a traceback: its last line says what happened."""
+    return words.strip()[-_LONGEST_ERROR:]
+
+
 def _normalize(body: Any, received_at: datetime) -> list[Any]:
-    return normalize(
-        json.loads(zlib.decompress(bytes(body)).decode("utf-8-sig")),
-        received_at=received_at,
-        raw_fallback=settings.WHATSAPP_RAW_FALLBACK_ENABLED,
-        default_instance_id=settings.WHATSAPP_DEFAULT_INSTANCE_ID or None,
-    )
+    entry = json.loads(zlib.decompress(bytes(body)).decode("utf-8-sig"))
+    return get_adapter().parse(entry, received_at=received_at)
 
 
 def _give_up_event(tenant_id: UUID, claim: Claim, now: datetime, error: str) -> None:
     """A poison event: from now on each of its items waits for itself, so that the good ones go on at once."""
-    due = now + timedelta(seconds=BACKOFF[0]) if len(claim.works) == 1 else now
-    for work in claim.works:
+    if not claim.works:
+        _postpone_event(tenant_id, claim, now, error)
+        return
+    works = [work for work in claim.works if not work.ended_well_before]
+    due = now + timedelta(seconds=BACKOFF[0]) if len(works) == 1 else now
+    for work in works:
         work.fate, work.reason, work.error, work.due_at = "pending", "processing_error", error, due
-        work.attempts = 1 if len(claim.works) == 1 else 0
-    save_items(tenant_id=tenant_id, works=claim.works, now=now)
+        work.attempts = 1 if len(works) == 1 else 0
+    save_items(tenant_id=tenant_id, works=works, now=now)
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE whatsapp_webhookevent SET status = 'PROCESSED', processed_at = %s, error = %s WHERE id = %s",
             [now, error, claim.event_id],
         )
+
+
+def _postpone_event(tenant_id: UUID, claim: Claim, now: datetime, error: str) -> None:
+    """An event of which not even the items are known: it is tried again as a whole, as often as an item."""
+    failed = claim.attempts >= len(BACKOFF)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """UPDATE whatsapp_webhookevent SET attempts = attempts + 1, status = %s, reason = 'processing_error',
+                   error = %s, due_at = %s, processed_at = %s WHERE id = %s AND tenant_id = %s""",
+            [
+                "FAILED" if failed else "PENDING", error,
+                now if failed else now + timedelta(seconds=BACKOFF[claim.attempts]), now if failed else None,
+                claim.event_id, tenant_id,
+            ],
+        )  # fmt: skip
+    if failed:
+        _count_failure()
 
 
 def _give_up_item(tenant_id: UUID, claim: Claim, now: datetime, error: str) -> None:
@@ -199,8 +250,12 @@ def _give_up_item(tenant_id: UUID, claim: Claim, now: datetime, error: str) -> N
                 "WHERE id = %s",
                 [error, claim.event_id],
             )
-            labels = {"result": "failed", "reason": "processing_error", "payload_type": "none"}
-            metrics.count(metrics.webhook_events.labels(**labels))
+            _count_failure()
+
+
+def _count_failure() -> None:
+    labels = {"result": "failed", "reason": "processing_error", "payload_type": "none"}
+    metrics.count(metrics.webhook_events.labels(**labels))
 
 
 _EVENT_DESK = _Desk(_claim_events, _give_up_event)

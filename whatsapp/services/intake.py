@@ -24,7 +24,8 @@ from leadengine import metrics
 from leadengine.accounts.scopes import SERVICE, SET_SCOPE
 from leadengine.errors import DomainError
 from leadengine.ids import uuid7
-from whatsapp.normalizers import clean_text, counts_as_queued, instance_of, normalize, split_body
+from whatsapp.adapters import get_adapter
+from whatsapp.normalizers import clean_text, counts_as_queued
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ class Entry:
     received_at: datetime
     status: str = ""
     reason: str = ""
+    entries: int = 1  # how many the delivered body had
 
 
 def parse_body(raw: bytes) -> Any:
@@ -80,12 +82,15 @@ def parse_body(raw: bytes) -> Any:
 
 def split_entries(*, raw: bytes, parsed: Any, request_id: str, received_at: datetime) -> list[Entry]:
     """The rows of a body, one per entry. A single event keeps its exact bytes, an entry of a batch its own JSON."""
-    parts = split_body(parsed)
+    parts = get_adapter().split(parsed)
     single = len(parts) == 1 and parts[0] is parsed
-    return [
+    entries = [
         _describe(part, raw if single else json.dumps(part, separators=(",", ":")).encode(), request_id, received_at)
         for part in parts
     ]
+    for entry in entries:
+        entry.entries = len(entries)
+    return entries
 
 
 def rejected_entry(*, raw: bytes, reason: str, request_id: str, received_at: datetime) -> Entry:
@@ -95,16 +100,11 @@ def rejected_entry(*, raw: bytes, reason: str, request_id: str, received_at: dat
 
 
 def _describe(part: Any, body: bytes, request_id: str, received_at: datetime) -> Entry:
-    default_instance = settings.WHATSAPP_DEFAULT_INSTANCE_ID or None
-    instance = instance_of(part, default_instance) or ""
+    adapter = get_adapter()
+    instance = adapter.instance_of(part) or ""
     queued, chat, reason = 1, "", ""
     try:
-        items = normalize(
-            part,
-            received_at=received_at,
-            raw_fallback=settings.WHATSAPP_RAW_FALLBACK_ENABLED,
-            default_instance_id=default_instance,
-        )
+        items = adapter.parse(part, received_at=received_at)
     except Exception:
         # Counting must never cost us the event: it is stored, counted as one, and the drain deals with it.
         log.exception("webhook_count_failed")
@@ -129,15 +129,15 @@ def _refuse_constant(word: str) -> NoReturn:
 _INSERT = """
 INSERT INTO whatsapp_webhookevent
     (id, tenant_id, session_id, instance_id, kind, status, slot, body, queued, reason, request_id, received_at, due_at,
-     processed_at)
+     processed_at, entries)
 SELECT e.id, s.tenant_id, s.id, e.instance_id, e.kind,
     CASE WHEN e.status <> '' THEN e.status WHEN s.id IS NULL THEN 'ORPHAN' ELSE 'PENDING' END,
     e.slot, e.body, e.queued,
     CASE WHEN e.status = '' AND s.id IS NULL THEN 'unknown_instance' ELSE e.reason END, e.request_id, e.received_at,
-    e.received_at, CASE WHEN e.status = 'PROCESSED' THEN e.received_at END
+    e.received_at, CASE WHEN e.status = 'PROCESSED' THEN e.received_at END, e.entries
 FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bytea[], %s::int[], %s::smallint[], %s::text[], %s::timestamptz[],
-    %s::text[], %s::text[])
-    AS e (id, instance_id, kind, body, queued, slot, request_id, received_at, status, reason)
+    %s::text[], %s::text[], %s::int[])
+    AS e (id, instance_id, kind, body, queued, slot, request_id, received_at, status, reason, entries)
 LEFT JOIN LATERAL (
     SELECT id, tenant_id FROM whatsapp_sessions w
     WHERE w.deleted_at IS NULL AND e.instance_id <> ''
@@ -196,6 +196,7 @@ class Collector:
             [getattr(entry, name) for entry in entries]
             for name in (
                 "id", "instance_id", "kind", "body", "queued", "slot", "request_id", "received_at", "status", "reason",
+                "entries",
             )
         ]  # fmt: skip
         for last in (False, True):
