@@ -113,6 +113,44 @@ class ContactTag(TenantOwned):
         return f"{self.contact_id} {self.tag_id}"
 
 
+class ContactMerge(TenantOwned):
+    """One contact that became part of another: why, by whom, and every row that moved, so that it can be undone."""
+
+    class Evidence(models.TextChoices):
+        LID_PAIR = "lid_pair", _("one WhatsApp account")
+        PHONE_VARIANT = "phone_variant", _("one number with and without the ninth digit")
+        MANUAL = "manual", _("decided by a person")
+
+    target = models.ForeignKey(Contact, on_delete=models.CASCADE, db_constraint=False, related_name="+")
+    source = models.ForeignKey(Contact, on_delete=models.CASCADE, db_constraint=False, related_name="+")
+    evidence = models.CharField(max_length=14, choices=Evidence)
+    actor = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, db_index=False, related_name="+")
+    # {identities: [[id, was primary]], tags: [id], lead: {...}, fields: {name: [before, after]}, and what followers add}
+    moved = models.JSONField(default=dict, db_default={})
+    undone_at = models.DateTimeField(null=True, blank=True)
+    undone_by = models.ForeignKey(
+        User, null=True, blank=True, on_delete=models.SET_NULL, db_index=False, related_name="+"
+    )
+
+    class Meta:
+        verbose_name = _("contact merge")
+        verbose_name_plural = _("contact merges")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["source"], condition=Q(undone_at=None), name="contact_merge_one_at_a_time"),
+            models.CheckConstraint(
+                condition=Q(evidence__in=["lid_pair", "phone_variant", "manual"]), name="contact_merge_evidence_known"
+            ),
+            models.CheckConstraint(condition=~Q(source=models.F("target")), name="contact_merge_of_two"),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["tenant", "-id"], name="contact_merge_newest"),
+            models.Index(fields=["tenant"], name="contact_merge_undone", condition=Q(undone_at__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.source_id} → {self.target_id}"
+
+
 class LeadStatus(models.TextChoices):
     NEW = "NEW", _("New")
     CONTACTED = "CONTACTED", _("Contacted")
@@ -167,6 +205,10 @@ class Lead(TenantOwned):
     # A text key between its neighbours: a move writes one row (spec/tickets-leads.md section 6).
     rank = models.CharField(max_length=80, db_collation="C")
     version = models.BigIntegerField(default=0, db_default=0)
+    # The lead of a merged contact whose target has one of its own: kept for the undo, and nobody is shown it.
+    merged_into = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, db_constraint=False, related_name="+"
+    )
 
     class Meta:
         verbose_name = _("lead")

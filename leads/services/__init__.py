@@ -1,7 +1,27 @@
 """Contacts and leads: every write of this app."""
 
-from leads.services.contacts import ContactRow, Person, add_identities, find_contacts, upsert_contacts
+from leads.services.contacts import (
+    ContactRow,
+    Person,
+    add_identities,
+    find_contacts,
+    learn_identities,
+    list_addresses,
+    note_activity,
+    upsert_contacts,
+)
 from leads.services.desk import ContactChanged, UnableToSave, edit_contact, save_contact, save_stage, save_tag
+from leads.services.merging import (
+    Preserved,
+    UnableToMerge,
+    UnableToUndo,
+    find_current,
+    lock_current,
+    lock_merging,
+    merge_contacts,
+    undo_merge,
+    undo_until,
+)
 from leads.services.pipeline import (
     DEFAULT_STAGES,
     LeadChange,
@@ -18,15 +38,27 @@ __all__ = [
     "LeadChange",
     "LeadTouch",
     "Person",
+    "Preserved",
+    "UnableToMerge",
     "UnableToSave",
+    "UnableToUndo",
     "add_identities",
     "create_default_stages",
     "edit_contact",
     "find_contacts",
+    "find_current",
+    "learn_identities",
+    "list_addresses",
+    "lock_current",
+    "lock_merging",
+    "merge_contacts",
+    "note_activity",
     "note_answers",
     "save_contact",
     "save_stage",
     "save_tag",
     "touch_leads",
+    "undo_merge",
+    "undo_until",
     "upsert_contacts",
 ]

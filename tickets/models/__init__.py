@@ -7,9 +7,10 @@ from tickets.models.messages import (
     MessageRevision,
     OutboundAttempt,
 )
+from tickets.models.polls import Poll, PollVote
 from tickets.models.queues import CloseReason, Queue, QueueMembership
-from tickets.models.tickets import Draft, Note, ReadMarker, Ticket, TicketCounter, TicketEvent, TicketTag
 from tickets.models.runs import TimelineRun
+from tickets.models.tickets import Draft, Note, ReadMarker, Ticket, TicketCounter, TicketEvent, TicketTag
 
 __all__ = [
     "CloseReason",
@@ -20,6 +21,8 @@ __all__ = [
     "MessageRevision",
     "Note",
     "OutboundAttempt",
+    "Poll",
+    "PollVote",
     "Queue",
     "QueueMembership",
     "ReadMarker",
@@ -27,5 +30,5 @@ __all__ = [
     "TicketCounter",
     "TicketEvent",
     "TicketTag",
-]
     "TimelineRun",
+]

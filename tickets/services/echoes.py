@@ -21,6 +21,7 @@ from tickets.services.timeline import recount
 
 Key = tuple[UUID, str]
 MATCH_WINDOW = timedelta(minutes=15)
+OLDEST = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,10 @@ def settle_echoes(*, tenant_id: UUID, echoes: Sequence[Echo], now: datetime) -> 
     open_echoes = [echo for echo in echoes if echo.key not in known]
     contacts = find_contacts(tenant_id=tenant_id, people=[echo.identities for echo in open_echoes])
     place = {echo.key: contact for echo, contact in zip(open_echoes, contacts, strict=True)}
+    # An echo may come long after its message, when the broker was away: what counts is when that was sent.
+    since = max(min((echo.sent_at for echo in open_echoes), default=now) - MATCH_WINDOW, now - OLDEST)
     candidates = _find_candidates(
-        tenant_id, {(contact, key[0]) for key, contact in place.items() if contact is not None}, now
+        tenant_id, {(contact, key[0]) for key, contact in place.items() if contact is not None}, since
     )
     outcomes: list[EchoOutcome] = []
     for echo in echoes:
@@ -129,7 +132,7 @@ def _take_text(tenant_id: UUID, row: _Sent, echo: Echo) -> bool:
 
 
 def _find_candidates(
-    tenant_id: UUID, pairs: set[tuple[UUID, UUID]], now: datetime
+    tenant_id: UUID, pairs: set[tuple[UUID, UUID]], since: datetime
 ) -> dict[tuple[UUID, UUID], list[_Candidate]]:
     """Rows of these (contact, session) whose fate is open, oldest first, locked."""
     if not pairs:
@@ -145,7 +148,7 @@ def _find_candidates(
                 WHERE m.tenant_id = %s AND m.external_id IS NULL AND m.sent_at > %s
                     AND m.status IN ('SENDING', 'UNCONFIRMED', 'SENT')
                 ORDER BY m.sent_at, m.position FOR UPDATE OF m""",  # noqa: S608
-            [*arrays, tenant_id, now - timedelta(hours=1)],
+            [*arrays, tenant_id, since],
         )
         for row in cursor.fetchall():
             found.setdefault((row[0], row[1]), []).append(_Candidate(*row[2:]))

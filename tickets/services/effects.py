@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from django.utils import timezone
 from leadengine import metrics
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, loads, unnest
+from leads.services import note_activity
 from tickets.services.announce import announce_message, announce_ticket
 from tickets.services.shapes import iso
 from tickets.services.state import lock_tickets, save_tickets
@@ -24,8 +25,13 @@ AckFate = Literal["applied", "noop", "regression", "not_found"]
 # PENDING < SENT < FAILED < DELIVERED < READ < PLAYED; acks only go up (spec/inbound.md section 13).
 _RANK = {"SCHEDULED": 1, "QUEUED": 1, "SENDING": 1, "UNCONFIRMED": 1, "SENT": 2, "FAILED": 3, "DELIVERED": 4, "READ": 5}
 _ACK_RANK = {0: 3, 1: 1, 2: 2, 3: 4, 4: 5, 5: 6}
+_PLAYED = 6
 _ACK_STATUS = {0: "FAILED", 2: "SENT", 3: "DELIVERED", 4: "READ", 5: "READ"}
 LEFT = {"SENT", "DELIVERED", "READ"}
+OURSELVES = "me"
+_EMOJI = 32
+_CAPTIONED = ("IMAGE", "VIDEO", "AUDIO", "DOCUMENT", "STICKER")
+_CONTENT = {"content", "caption", "metadata", "media", "poll"}  # what nobody is told of a message that was deleted
 _SAID = {"type", "content", "caption", "revoked_at"}  # what a preview is made of
 
 
@@ -39,22 +45,34 @@ class Ack:
     error_code: str | None = None
 
 
-def change_message(*, tenant_id: UUID, message_id: UUID, changes: dict[str, Any], media_changed: bool = False) -> int:
-    """Set columns of a message, raise its version, tell message.updated; returns the new version."""
+def change_message(
+    *,
+    tenant_id: UUID,
+    message_id: UUID,
+    changes: dict[str, Any],
+    media_changed: bool = False,
+    told: dict[str, Any] | None = None,
+) -> int:
+    """Set columns of a message, raise its version, tell message.updated; returns the new version.
+
+    `told` is what the event says in place of the columns. Of a message that its author deleted it tells no content.
+    """
     sets = "".join(f"{name} = %s, " for name in changes)
     values = [dumps(value) if isinstance(value, dict) else value for value in changes.values()]
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE tickets_message SET {sets} version = version + 1 WHERE id = %s AND tenant_id = %s "  # noqa: S608
-            "RETURNING ticket_id, position, version",
+            "RETURNING ticket_id, position, version, revoked_at IS NOT NULL",
             [*values, message_id, tenant_id],
         )
-        ticket_id, position, version = cursor.fetchone()
+        ticket_id, position, version, revoked = cursor.fetchone()
     if not _SAID.isdisjoint(changes):
         refresh_preview(tenant_id=tenant_id, ticket_id=ticket_id, message_id=message_id)
-    shown = {_WIRE.get(name, name): _plain(value) for name, value in changes.items()}
+    shown = {_WIRE.get(name, name): _plain(value) for name, value in changes.items()} if told is None else told
     if media_changed:
         shown["media"] = True
+    if revoked:
+        shown = {name: value for name, value in shown.items() if name not in _CONTENT}
     announce_message(
         tenant_id=tenant_id, message_id=message_id, ticket_id=ticket_id, position=position, version=version,
         changes=shown, now=timezone.now(),
@@ -96,63 +114,109 @@ def apply_acks(*, tenant_id: UUID, acks: Sequence[Ack]) -> list[AckFate]:
     return fates
 
 
-def set_reaction(*, tenant_id: UUID, key: Key, actor: str, emoji: str, at: datetime) -> UUID | None:
-    """Set, change or (empty emoji) remove one person's reaction; the message's id, None when it is not here."""
+def find_ranks(*, tenant_id: UUID, keys: Sequence[Key]) -> dict[Key, int]:
+    """How far messages that are here have come, by the ranks of acks; no ack moves a customer's."""
+    if not keys:
+        return {}
+    source, arrays = unnest({"session_id": "uuid", "external_id": "text"}, keys)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""SELECT m.session_id, m.external_id, m.direction, m.status, m.played_at IS NOT NULL
+                FROM {source} AS w (session_id, external_id)
+                JOIN tickets_message m ON m.session_id = w.session_id AND m.external_id = w.external_id
+                WHERE m.tenant_id = %s""",  # noqa: S608
+            [*arrays, tenant_id],
+        )
+        return {
+            (row[0], row[1]): _PLAYED if row[4] or row[2] == "INBOUND" else _RANK.get(row[3], 0)
+            for row in cursor.fetchall()
+        }
+
+
+def rank_of_ack(status: int) -> int:
+    """The rank of an ack (see `Ack.status`) among states of a message."""
+    return _ACK_RANK[status]
+
+
+def set_reaction(
+    *, tenant_id: UUID, key: Key, actor: str, emoji: str, at: datetime, aliases: Sequence[str] = ()
+) -> UUID | None:
+    """Set, change or (empty emoji) remove one person's reaction; the message's id, None when it is not here.
+
+    `aliases` are other names of the same actor: one who is known by LID and by phone has one reaction.
+    """
     target = _find(tenant_id, key)
     if target is None:
         return None
     with connection.cursor() as cursor:
+        cursor.execute(
+            """UPDATE tickets_messagereaction r SET actor = %s WHERE r.id = (
+                   SELECT a.id FROM tickets_messagereaction a WHERE a.message_id = %s AND a.actor = ANY(%s)
+                   ORDER BY a.at DESC LIMIT 1)
+               AND NOT EXISTS (SELECT 1 FROM tickets_messagereaction b WHERE b.message_id = %s AND b.actor = %s)""",
+            [actor, target, list(aliases), target, actor],
+        )
         # An empty emoji stays as a row, so that an older reaction that comes late cannot undo its removal.
         cursor.execute(
             """INSERT INTO tickets_messagereaction (id, tenant_id, message_id, actor, emoji, at)
                VALUES (%s, %s, %s, %s, %s, %s)
                ON CONFLICT (message_id, actor) DO UPDATE SET emoji = excluded.emoji, at = excluded.at
-               WHERE tickets_messagereaction.at <= excluded.at""",
-            [uuid7(), tenant_id, target, actor, emoji, at],
+               WHERE tickets_messagereaction.at < excluded.at
+                   OR (tickets_messagereaction.at = excluded.at AND tickets_messagereaction.emoji <> excluded.emoji)""",
+            [uuid7(), tenant_id, target, actor, emoji[:_EMOJI], at],
         )
         if not cursor.rowcount:
             return target
-        cursor.execute(
-            "UPDATE tickets_message SET version = version + 1 WHERE id = %s RETURNING ticket_id, position, version",
-            [target],
-        )
-        ticket_id, position, version = cursor.fetchone()
-    announce_message(
-        tenant_id=tenant_id, message_id=target, ticket_id=ticket_id, position=position, version=version,
-        changes={"reactions": True}, now=timezone.now(),
-    )  # fmt: skip
+        cursor.execute("SELECT contact_id FROM tickets_message WHERE id = %s", [target])
+        contact_id = cursor.fetchone()[0]
+    change_message(tenant_id=tenant_id, message_id=target, changes={}, told={"reactions": True})
+    if actor != OURSELVES:
+        note_activity(tenant_id=tenant_id, contact_ids=[contact_id], now=at)
     metrics.count(metrics.message_effects.labels(effect="reaction_set" if emoji else "reaction_removed"))
     return target
 
 
-def edit_message(*, tenant_id: UUID, key: Key, actor: str, text: str, at: datetime) -> UUID | None:
-    """Give a message its new text and keep the old one as a revision; only by its author. None: not here."""
+def edit_message(
+    *, tenant_id: UUID, key: Key, actor: str, text: str, at: datetime, aliases: Sequence[str] = ()
+) -> UUID | None:
+    """Give a message its new text and keep the old one as a revision; only by its author. None: not here.
+
+    An edit that comes after a newer one is a revision itself.
+    """
     target = _find(tenant_id, key)
     if target is None:
         return None
-    if _author_is(target, actor):
-        with connection.cursor() as cursor:
-            cursor.execute(
-                """INSERT INTO tickets_messagerevision (id, tenant_id, message_id, content, at)
-                   SELECT %s, tenant_id, id, content || caption, %s FROM tickets_message
-                   WHERE id = %s AND content || caption <> %s RETURNING id""",
-                [uuid7(), at, target, text],
-            )
-            changed = cursor.fetchone() is not None
-            cursor.execute("SELECT caption <> '' FROM tickets_message WHERE id = %s", [target])
-            column = "caption" if cursor.fetchone()[0] else "content"
-        if changed:
-            change_message(tenant_id=tenant_id, message_id=target, changes={column: text, "edited_at": at})
-            metrics.count(metrics.message_effects.labels(effect="edit"))
+    if not _author_is(target, {actor, *aliases}):
+        return target
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT type = ANY(%s), content || caption, edited_at FROM tickets_message WHERE id = %s",
+            [list(_CAPTIONED), target],
+        )
+        captioned, old, edited_at = cursor.fetchone()
+        late = edited_at is not None and at < edited_at
+        earlier, until = (text, edited_at) if late else (old, at)
+        cursor.execute(
+            """INSERT INTO tickets_messagerevision (id, tenant_id, message_id, content, at)
+               SELECT %s, %s, %s, %s, %s WHERE %s <> %s AND NOT EXISTS (
+                   SELECT 1 FROM tickets_messagerevision r WHERE r.message_id = %s AND r.content = %s AND r.at >= %s)""",
+            [uuid7(), tenant_id, target, earlier, until, old, text, target, earlier, at],
+        )
+    if old != text and not late:
+        column = "caption" if captioned else "content"
+        change_message(tenant_id=tenant_id, message_id=target, changes={column: text, "edited_at": at})
+        metrics.count(metrics.message_effects.labels(effect="edit"))
     return target
 
 
-def revoke_message(*, tenant_id: UUID, key: Key, actor: str, at: datetime) -> UUID | None:
+def revoke_message(
+    *, tenant_id: UUID, key: Key, actor: str, at: datetime, aliases: Sequence[str] = ()
+) -> UUID | None:
     """Mark a message as deleted by its author; its text stays for the audit. None: not here."""
     target = _find(tenant_id, key)
     if target is None:
         return None
-    if _author_is(target, actor):
+    if _author_is(target, {actor, *aliases}):
         with connection.cursor() as cursor:
             cursor.execute("SELECT revoked_at FROM tickets_message WHERE id = %s", [target])
             already = cursor.fetchone()[0]
@@ -258,17 +322,17 @@ def _find(tenant_id: UUID, key: Key) -> UUID | None:
     return row[0] if row else None
 
 
-def _author_is(message_id: UUID, actor: str) -> bool:
-    """Whether `actor` (`me`, or an address) wrote the message: its direction, and in groups its sender."""
+def _author_is(message_id: UUID, actors: Collection[str]) -> bool:
+    """Whether one of these names (`me`, or an address) wrote the message: its direction, and in groups its sender."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT direction, sender FROM tickets_message WHERE id = %s", [message_id])
         direction, sender = cursor.fetchone()
-    if (actor == "me") != (direction == "OUTBOUND"):
+    if (OURSELVES in actors) != (direction == "OUTBOUND"):
         return False
-    if actor == "me" or not sender:
+    if OURSELVES in actors or not sender:
         return True
     sender = loads(sender)
-    return actor in {sender.get("jid"), sender.get("phone"), sender.get("actor")}
+    return not {sender.get("jid"), sender.get("phone"), sender.get("actor")}.isdisjoint(actors)
 
 
 def _plain(value: Any) -> Any:

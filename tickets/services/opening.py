@@ -140,7 +140,10 @@ def _lock_live(tenant_id: UUID, pairs: Sequence[Pair]) -> dict[Pair, TicketState
 
 
 def _find_ended(tenant_id: UUID, pairs: Sequence[Pair]) -> dict[Pair, _Ended]:
-    """The latest ended ticket of each pair, locked, with what decides whether it may reopen."""
+    """The latest ended ticket of each pair, locked, with what decides whether it may reopen.
+
+    One that ended because its contact was merged went on in the other ticket: it is left out.
+    """
     if not pairs:
         return {}
     source, arrays = unnest({"contact_id": "uuid", "session_id": "uuid"}, list(pairs))
@@ -152,6 +155,8 @@ def _find_ended(tenant_id: UUID, pairs: Sequence[Pair]) -> dict[Pair, _Ended]:
                 FROM {source} AS w (contact_id, session_id)
                 JOIN LATERAL (SELECT id, queue_id, close_reason_id, assignee_id FROM tickets_ticket e
                      WHERE e.tenant_id = %s AND e.contact_id = w.contact_id AND e.session_id = w.session_id
+                         AND NOT EXISTS (SELECT 1 FROM tickets_closereason m
+                             WHERE m.id = e.close_reason_id AND m.code = 'MERGED')
                      ORDER BY e.number DESC LIMIT 1) t ON true
                 JOIN tickets_queue q ON q.id = t.queue_id
                 JOIN tickets_closereason r ON r.id = t.close_reason_id

@@ -14,29 +14,21 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from leadengine import metrics
-from leads.services import Person
+from leads.services import Person, lock_merging
 from tickets.services.arrivals import Arrival, Recorded, record_arrivals
 from tickets.services.echoes import Echo, settle_echoes
-from tickets.services.effects import Ack, apply_acks
 from tickets.services.files import File
-from whatsapp.schemas import Address, InboundMessage, Item, OutboundEcho, PollVote
+from whatsapp.schemas import Content, InboundMessage, Item, OutboundEcho, PollVote
 from whatsapp.services.atendimentos import follow_arrivals
+from whatsapp.services.effects import actor_of, apply_ack_items, apply_effects, count_votes
 from whatsapp.services.ledger import Earlier, count_items, keep_earlier, save_items
 from whatsapp.services.media import wake_media
-from whatsapp.services.parking import (
-    apply_effect,
-    apply_parked,
-    find_twins,
-    mark_twins,
-    park,
-    settle_hollow,
-)
+from whatsapp.services.parking import apply_parked, find_twins, mark_twins, settle_hollow
 from whatsapp.services.queue_missing import report_queue_missing
 from whatsapp.services.traffic import note_traffic
 
 ECHO_RETRY = timedelta(seconds=2)
 QUEUE_RETRY = timedelta(seconds=60)
-KEPT_EFFECT = timedelta(days=7)
 _MAX_THUMBNAIL = 65_536
 # Raw twins that make no message: a hollow canonical copy of them is not one either.
 _SILENT = {"message_stub", "empty_message", "protocol_message", "sender_key_only"}
@@ -112,6 +104,7 @@ def process_batch(*, tenant_id: UUID, claims: Sequence[Claim], now: datetime) ->
     """Take every item of the claims to its fate, or to waiting, and end the events. Rule: spec/inbound.md section 9."""
     works = [work for claim in claims for work in claim.works]
     lines = _find_lines({work.session_id for work in works})
+    lock_merging(tenant_id=tenant_id)  # before every row: a merge by hand waits for the batch, or the batch for it
     _lock_chats(works)
     for work in works:
         if work.item.kind == "ignored":
@@ -119,8 +112,9 @@ def process_batch(*, tenant_id: UUID, claims: Sequence[Claim], now: datetime) ->
     _settle_echoes(tenant_id, [work for work in works if work.item.kind == "echo"], now)
     _park_hollow(tenant_id, works, now)
     _record(tenant_id, works, lines, now)
-    _apply_effects(tenant_id, works, now)
-    _apply_acks(tenant_id, [work for work in works if work.item.kind == "ack"], now)
+    count_votes(tenant_id=tenant_id, works=works)
+    apply_effects(tenant_id=tenant_id, works=works, now=now)
+    apply_ack_items(tenant_id=tenant_id, works=works, now=now)
     keep_earlier(works)
     _touch_lines(tenant_id, [work for work in works if work.earlier is None], now)
     save_items(tenant_id=tenant_id, works=works, now=now)
@@ -331,11 +325,6 @@ def _sender_of(item: InboundMessage | PollVote | OutboundEcho) -> dict[str, Any]
     return {"name": sender.name, "phone": sender.address.phone, "jid": sender.jid, "actor": actor_of(sender.address)}
 
 
-def actor_of(address: Address) -> str:
-    """One stable name for a person who reacts, edits or revokes: the phone when it is known."""
-    return address.phone or address.lid or address.jid or address.wa_address or ""
-
-
 def _metadata_of(item: InboundMessage | PollVote | OutboundEcho) -> dict[str, Any]:
     content = item.content
     metadata: dict[str, Any] = {
@@ -350,7 +339,7 @@ def _metadata_of(item: InboundMessage | PollVote | OutboundEcho) -> dict[str, An
         "location": content.location,
         "contacts": content.contacts,
         "interactive": content.interactive,
-        "poll": {key: value for key, value in content.poll.items() if key != "secret"} if content.poll else None,
+        "poll": _poll_of(content),
         "unknownKind": content.unknown_kind,
         **content.flags,
     }
@@ -361,42 +350,15 @@ def _metadata_of(item: InboundMessage | PollVote | OutboundEcho) -> dict[str, An
     return {**metadata, **{key: value for key, value in shown.items() if value}}
 
 
+def _poll_of(content: Content) -> dict[str, Any] | None:
+    """What a message that asks shows; its secret is kept elsewhere, sealed."""
+    if content.type != "POLL" or not content.poll:
+        return None
+    return {key: value for key, value in content.poll.items() if key != "secret"}
+
+
 def _chat_of(work: Work) -> str:
     return str(getattr(work.item, "chat", ""))
-
-
-def _apply_effects(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
-    """Reactions, edits and revokes change their target, or wait for it seven days (section 11)."""
-    for work in works:
-        item = work.item
-        if item.kind not in {"reaction", "edit", "revoke"}:
-            continue
-        target = (work.session_id, item.target_external_id)  # type: ignore[union-attr]
-        actor = "me" if item.from_me else actor_of(item.actor)  # type: ignore[union-attr]
-        data: dict[str, Any] = {"at": item.sent_at.isoformat()}  # type: ignore[union-attr]
-        if item.kind == "reaction":
-            data["emoji"] = item.emoji  # type: ignore[union-attr]
-        elif item.kind == "edit":
-            data["text"] = item.content.text or ""  # type: ignore[union-attr]
-        message_id = apply_effect(tenant_id=tenant_id, kind=item.kind, key=target, actor=actor, data=data)
-        if message_id is None:
-            park(tenant_id=tenant_id, key=target, kind=item.kind, actor=actor, data=data, now=now)
-            work.fate, work.reason, work.expires_at = "parked", item.reason, now + KEPT_EFFECT
-        else:
-            work.end("applied", item.reason, message_id)
-
-
-def _apply_acks(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:
-    acks = [Ack(work.key, work.item.status, work.item.at, work.item.error_code) for work in works]  # type: ignore[union-attr]
-    for work, ack, fate in zip(works, acks, apply_acks(tenant_id=tenant_id, acks=acks), strict=True):
-        if fate == "not_found":
-            data = {"status": ack.status, "at": ack.at.isoformat(), "error": ack.error_code}
-            park(tenant_id=tenant_id, key=ack.key, kind="ack", actor="", data=data, now=now)
-            work.fate, work.reason, work.expires_at = "parked", "ack_message_not_found", now + KEPT_EFFECT
-        elif fate == "applied":
-            work.end("applied", "ack_applied")
-        else:
-            work.end("ignored", f"ack_{fate}")
 
 
 def _touch_lines(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from leadengine.errors import DomainError
 from leads.models import ContactIdentity
-from leads.services import Person, upsert_contacts
+from leads.services import Person, find_current, upsert_contacts
 from tickets.models import Ticket
 from tickets.services.outbox import Queued, Wish, line_of_session, queue_to_contact
 from tickets.services.outbox.refusals import ContactPhoneMismatch
@@ -63,7 +63,7 @@ def queue_to_known(*, contact_id: UUID, to: str | None, line: Line, wish: Wish, 
     """
     if to is not None:
         phone = read_to(to)
-        own = ContactIdentity.objects.filter(contact_id=contact_id, kind=ContactIdentity.Kind.PHONE)
+        own = ContactIdentity.objects.filter(contact_id=_current(contact_id), kind=ContactIdentity.Kind.PHONE)
         phones = list(own.order_by("-is_primary", "id").values_list("value", flat=True))
         if phone not in phones:
             raise ContactPhoneMismatch
@@ -73,5 +73,10 @@ def queue_to_known(*, contact_id: UUID, to: str | None, line: Line, wish: Wish, 
 
 def find_last_line(*, contact_id: UUID) -> Line:
     """The line of a contact's latest ticket, or the one that replaced it. Raises: InstanceRequired."""
-    rows = Ticket.objects.filter(contact_id=contact_id, session_id__isnull=False).order_by("-number")
+    rows = Ticket.objects.filter(contact_id=_current(contact_id), session_id__isnull=False).order_by("-number")
     return line_of_session(session_id=rows.values_list("session_id", flat=True).first())
+
+
+def _current(contact_id: UUID) -> UUID:
+    """Callers may know a contact by an id from before it was merged."""
+    return find_current(ids=[contact_id]).get(contact_id, contact_id)

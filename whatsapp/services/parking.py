@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -16,49 +17,63 @@ from tickets.services.effects import Ack, apply_acks, edit_message, revoke_messa
 
 Key = tuple[UUID, str]
 _KEY = {"session_id": "uuid", "external_id": "text"}
-_ACK_RANK = {1: 1, 2: 2, 0: 3, 3: 4, 4: 5, 5: 6}
 KEPT = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An ack, reaction, edit or revoke, and the identity of the message that it is meant for.
+
+    `data` is what applying it needs, as JSON; `item` is (event, index) of the ledger line that it came in.
+    """
+
+    kind: str
+    key: Key
+    actor: str
+    data: dict[str, Any]
+    item: tuple[UUID, int]
 
 
 def apply_effect(*, tenant_id: UUID, kind: str, key: Key, actor: str, data: dict[str, Any]) -> UUID | None:
     """Apply a reaction, edit or revoke to its message; the message's id, None when it is not here."""
-    at = datetime.fromisoformat(data["at"])
+    at, aliases = datetime.fromisoformat(data["at"]), data.get("aliases", ())
+    who: dict[str, Any] = {"tenant_id": tenant_id, "key": key, "actor": actor, "aliases": aliases, "at": at}
     if kind == "reaction":
-        return set_reaction(tenant_id=tenant_id, key=key, actor=actor, emoji=data["emoji"], at=at)
+        return set_reaction(**who, emoji=data["emoji"])
     if kind == "edit":
-        return edit_message(tenant_id=tenant_id, key=key, actor=actor, text=data["text"], at=at)
-    return revoke_message(tenant_id=tenant_id, key=key, actor=actor, at=at)
+        return edit_message(**who, text=data["text"])
+    return revoke_message(**who)
 
 
-def park(*, tenant_id: UUID, key: Key, kind: str, actor: str, data: dict[str, Any], now: datetime) -> None:
-    """Keep an effect until its message appears, seven days at most; of several acks the highest is kept."""
+def park(*, tenant_id: UUID, effect: Effect, now: datetime) -> None:
+    """Keep an effect until its message appears, seven days at most; one that comes again is kept once."""
+    where = [*effect.key, effect.kind, effect.actor]
+    event_id, index = effect.item
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT data FROM whatsapp_parkedeffect "
-            "WHERE session_id = %s AND external_id = %s AND kind = %s AND actor = %s",
-            [*key, kind, actor],
+            "WHERE session_id = %s AND external_id = %s AND kind = %s AND actor = %s AND expires_at > %s",
+            [*where, now],
         )
         row = cursor.fetchone()
-        if row is not None:
-            earlier = loads(row[0])
-            higher = (
-                _ACK_RANK[earlier["status"]] >= _ACK_RANK[data["status"]]
-                if kind == "ack"
-                else earlier["at"] > data["at"]
-            )
-            if higher:
-                return
+        kept: dict[str, list[Any]] = loads(row[0]) if row else {"all": [], "items": []}
+        for name, value in (("all", effect.data), ("items", [str(event_id), index])):
+            if value not in kept[name]:
+                kept[name].append(value)
         cursor.execute(
             """INSERT INTO whatsapp_parkedeffect (id, tenant_id, session_id, external_id, kind, actor, data, expires_at)
                VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
                ON CONFLICT (session_id, external_id, kind, actor)
                DO UPDATE SET data = excluded.data, expires_at = excluded.expires_at""",
-            [uuid7(), tenant_id, *key, kind, actor, dumps(data), now + KEPT],
+            [uuid7(), tenant_id, *where, dumps(kept), now + KEPT],
         )
 
 
 def apply_parked(*, tenant_id: UUID, keys: Sequence[Key]) -> None:
-    """Messages appeared, or got their id: what waited for them happens now, in the same transaction."""
+    """Messages appeared, or got their id: what waited for them happens now, in the same transaction and its own order.
+
+    What has waited longer than it may is forgotten.
+    """
     if not keys:
         return
     source, arrays = unnest(_KEY, list(dict.fromkeys(keys)))
@@ -67,23 +82,30 @@ def apply_parked(*, tenant_id: UUID, keys: Sequence[Key]) -> None:
             f"""DELETE FROM whatsapp_parkedeffect p USING {source} AS w (session_id, external_id)
                 WHERE p.session_id = w.session_id AND p.external_id = w.external_id AND p.tenant_id = %s
                     AND p.kind <> 'twin'
-                RETURNING p.session_id, p.external_id, p.kind, p.actor, p.data""",  # noqa: S608
+                RETURNING p.session_id, p.external_id, p.kind, p.actor, p.data, p.expires_at > now()""",  # noqa: S608
             [*arrays, tenant_id],
         )
-        rows = [(*row[:4], loads(row[4])) for row in cursor.fetchall()]
+        rows = [((row[0], row[1]), row[2], row[3], loads(row[4])) for row in cursor.fetchall() if row[5]]
     acks = [
-        Ack((session_id, external_id), data["status"], datetime.fromisoformat(data["at"]), data["error"])
-        for session_id, external_id, kind, _, data in rows
+        Ack(key, data["status"], datetime.fromisoformat(data["at"]), data["error"])
+        for key, kind, _, kept in rows
         if kind == "ack"
+        for data in kept["all"]
     ]
     for fate in apply_acks(tenant_id=tenant_id, acks=acks):
         if fate == "applied":
             metrics.count(metrics.message_effects.labels(effect="parked_ack_applied"))
-    for session_id, external_id, kind, actor, data in rows:
+    for key, kind, actor, kept in rows:
         if kind != "ack":
-            apply_effect(tenant_id=tenant_id, kind=kind, key=(session_id, external_id), actor=actor, data=data)
-    if rows:
-        _end_items(tenant_id, {(row[0], row[1]) for row in rows})
+            for data in sorted(kept["all"], key=lambda one: datetime.fromisoformat(one["at"])):
+                apply_effect(tenant_id=tenant_id, kind=kind, key=key, actor=actor, data=data)
+    _end_items(tenant_id, [item for *_, kept in rows for item in kept["items"]])
+
+
+def forget_expired(*, tenant_id: UUID, now: datetime) -> None:
+    """Drop what has waited longer than it may; the ledger lines of effects end by themselves at that time."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM whatsapp_parkedeffect WHERE tenant_id = %s AND expires_at <= %s", [tenant_id, now])
 
 
 def find_twins(*, tenant_id: UUID, keys: Sequence[Key]) -> dict[Key, UUID | None]:
@@ -144,12 +166,14 @@ def settle_hollow(*, tenant_id: UUID, keys: Collection[Key]) -> None:
     transaction.on_commit(count)
 
 
-def _end_items(tenant_id: UUID, keys: Collection[Key]) -> None:
-    source, arrays = unnest(_KEY, sorted(keys))
+def _end_items(tenant_id: UUID, items: Sequence[tuple[str, int]]) -> None:
+    if not items:
+        return
+    source, arrays = unnest({"event_id": "uuid", "index": "int"}, items)
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""UPDATE whatsapp_webhookitem i SET fate = 'applied' FROM {source} AS w (session_id, external_id)
-                WHERE i.session_id = w.session_id AND i.external_id = w.external_id AND i.tenant_id = %s
-                    AND i.fate = 'parked' AND i.kind = 'ack'""",  # noqa: S608
+            f"""UPDATE whatsapp_webhookitem i SET fate = 'applied', due_at = NULL, expires_at = NULL
+                FROM {source} AS w (event_id, index)
+                WHERE i.event_id = w.event_id AND i.index = w.index AND i.tenant_id = %s AND i.fate = 'parked'""",  # noqa: S608
             [*arrays, tenant_id],
         )
