@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 from celery import Celery, Task
+from celery.schedules import crontab
 from celery.signals import setup_logging, task_postrun, task_prerun
 from django.conf import settings
 from django.db import close_old_connections, transaction
@@ -46,7 +47,16 @@ app.conf.update(
     task_default_queue=DEFAULT,
     task_queues=[Queue(name) for name in (SENDING, INBOUND, MAINTENANCE, DEFAULT)],
     task_create_missing_queues=False,
-    task_routes={"whatsapp.drain": INBOUND, "tickets.send_due": SENDING, "tickets.sweep_outbox": MAINTENANCE},
+    task_routes={
+        "whatsapp.drain": INBOUND,
+        "whatsapp.erase_old_webhooks": MAINTENANCE,
+        "tickets.send_due": SENDING,
+        "tickets.sweep_outbox": MAINTENANCE,
+        "tickets.reconcile_timelines": MAINTENANCE,
+        "whatsapp.fill_gaps": MAINTENANCE, "whatsapp.watch_silence": MAINTENANCE,
+        "whatsapp.fill_gap": SENDING,
+        "whatsapp.fetch_media": SENDING,  # it waits for others, as sends do: on threads
+    },
     timezone="UTC",
 )
 # Celery's Django fixup would close the connection around every task (5 ms); close_old_connections below heals it.
@@ -55,6 +65,14 @@ app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.operations"])
 # A task that was not taken before the next one is due is worth nothing: it expires.
 app.conf.beat_schedule = {
     "drain": {"task": "whatsapp.drain", "schedule": 1.0, "options": {"expires": 1.0}},
+    "erase-old-webhooks": {  # at night in Brazil
+        "task": "whatsapp.erase_old_webhooks", "schedule": crontab(hour="6", minute="17"), "options": {"expires": 3600},
+    },
+    "fetch-media": {"task": "whatsapp.fetch_media", "schedule": 2.0, "options": {"expires": 2.0}},
+    # Looks whose night it is; each tenant has a time zone of its own.
+    "reconcile-timelines": {"task": "tickets.reconcile_timelines", "schedule": 60.0, "options": {"expires": 60.0}},
+    "fill-gaps": {"task": "whatsapp.fill_gaps", "schedule": 2.0, "options": {"expires": 2.0}},
+    "watch-silence": {"task": "whatsapp.watch_silence", "schedule": 60.0, "options": {"expires": 60.0}},
     "sweep-outbox": {"task": "tickets.sweep_outbox", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 

@@ -43,6 +43,9 @@ inbound_latency_seconds = Histogram("whatsapp_inbound_latency_seconds", "Webhook
 broker_lag_seconds = Histogram("whatsapp_inbound_broker_lag_seconds", "Message sent to webhook received", buckets=LONG)
 dedupe = Counter("whatsapp_dedupe_total", "Messages seen, by whether they were known", ["outcome"])
 drain_batches = Counter("whatsapp_drain_batches_total", "Batches of the inbound drain", ["result"])
+media = Counter("whatsapp_media_total", "What became of tries to fetch a file", ["outcome"])
+media_seconds = Histogram("whatsapp_media_seconds", "Message stored to its file stored", buckets=LONG)
+gap_fill_events = Counter("whatsapp_gap_fill_events_total", "Events of a broker's list", ["outcome"])
 wakeups_missed = Counter("leadengine_wakeups_missed_total", "Wake-ups the queue engine did not take", ["task"])
 
 # --- Calls to the broker and sends (spec/broker.md section 7, spec/outbound.md section 15) ----------------------
@@ -66,10 +69,10 @@ messages_failed = Counter(
 tickets_opened = Counter("tickets_opened_total", "Tickets opened", ["cause"])
 tickets_closed = Counter("tickets_closed_total", "Tickets ended", ["outcome"])
 tickets_reopened = Counter("tickets_reopened_total", "Tickets reopened")
-assign_conflicts = Counter("ticket_assign_conflicts_total", "Takes that lost a race")
-first_response_seconds = Histogram("ticket_first_response_seconds", "First inbound to first answer", buckets=LONG)
 contact_merges = Counter("whatsapp_contact_merges_total", "Contacts joined or parted", ["evidence", "action"])
 timelines_reconciled = Counter("timeline_reconciled_total", "Runs over a tenant's timelines, by outcome", ["result"])
+assign_conflicts = Counter("ticket_assign_conflicts_total", "Takes that lost a race")
+first_response_seconds = Histogram("ticket_first_response_seconds", "First inbound to first answer", buckets=LONG)
 logins = Counter("logins_total", "Logins", ["result"])
 
 # --- Realtime (spec/inbox.md section 20) ------------------------------------------------------------------------
@@ -113,6 +116,10 @@ RAW_CAUSES = (
 EFFECTS = (
     "echo_settled", "echo_stored", "edit", "revoke", "reaction_set", "reaction_removed", "parked_ack_applied",
 )  # fmt: skip
+MEDIA_OUTCOMES = (
+    "ready", "retried", "expired", "integrity", "blocked_address", "too_large", "media_keys_missing", "rejected",
+    "gave_up",
+)  # fmt: skip
 
 
 def prepare() -> None:
@@ -130,16 +137,20 @@ def prepare() -> None:
         raw_ignored.labels(cause=cause)
     for effect in EFFECTS:
         message_effects.labels(effect=effect)
-    for outcome in ("hit", "miss"):
-        dedupe.labels(outcome=outcome)
-    for by in ("answer", "echo", "ack", "resend"):
-        outbound_settled.labels(by=by)
-    for result in ("ok", "bisected", "failed"):
-        drain_batches.labels(result=result)
     for evidence, action in product(("lid_pair", "phone_variant", "manual"), ("merge", "undo")):
         contact_merges.labels(evidence=evidence, action=action)
     for result in ("clean", "repaired", "failed"):
         timelines_reconciled.labels(result=result)
+    for outcome in ("new", "known", "failed"):
+        gap_fill_events.labels(outcome=outcome)
+    for outcome in ("hit", "miss"):
+        dedupe.labels(outcome=outcome)
+    for outcome in MEDIA_OUTCOMES:
+        media.labels(outcome=outcome)
+    for by in ("answer", "echo", "ack", "resend"):
+        outbound_settled.labels(by=by)
+    for result in ("ok", "bisected", "failed"):
+        drain_batches.labels(result=result)
     for result in ("success", "failure", "locked"):
         logins.labels(result=result)
 
@@ -147,6 +158,11 @@ def prepare() -> None:
 def count(child: Any, amount: float = 1) -> None:
     """Count once the running transaction has committed: what was rolled back did not happen."""
     transaction.on_commit(lambda: child.inc(amount))
+
+
+def observe(child: Any, seconds: float) -> None:
+    """Observe once the running transaction has committed."""
+    transaction.on_commit(lambda: child.observe(seconds))
 
 
 def everything() -> CollectorRegistry:

@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import environ
 
@@ -234,6 +234,10 @@ WORKER_COUNT = number("RABBITMQ_WORKER_COUNT", 2, least=1)
 WHATSAPP_BROKER_URL = text("WHATSAPP_BROKER_URL").rstrip("/")
 WHATSAPP_BROKER_API_KEY = words("WHATSAPP_BROKER_API_KEY")
 WHATSAPP_BROKER_ADAPTER = text("WHATSAPP_BROKER_ADAPTER", "baileys_http")
+if WHATSAPP_BROKER_ADAPTER != "baileys_http" and "." not in WHATSAPP_BROKER_ADAPTER:
+    raise ConfigurationError(
+        f"WHATSAPP_BROKER_ADAPTER names no adapter: {WHATSAPP_BROKER_ADAPTER!r}; use baileys_http, or a dotted path."
+    )
 WHATSAPP_BROKER_TIMEOUT_MS = number("WHATSAPP_BROKER_TIMEOUT_MS", 15_000, least=1000)
 WHATSAPP_BROKER_SEND_TIMEOUT_MS = number("WHATSAPP_BROKER_SEND_TIMEOUT_MS", 60_000)
 if WHATSAPP_BROKER_SEND_TIMEOUT_MS < 60_000:
@@ -257,10 +261,18 @@ WHATSAPP_WEBHOOK_UNAUTH_PER_MINUTE = number("WHATSAPP_WEBHOOK_UNAUTH_PER_MINUTE"
 WHATSAPP_RAW_FALLBACK_ENABLED = flag("WHATSAPP_RAW_FALLBACK_ENABLED", default=True)
 WHATSAPP_DEFAULT_INSTANCE_ID = text("WHATSAPP_DEFAULT_INSTANCE_ID")
 WHATSAPP_TWIN_GRACE_SECONDS = number("WHATSAPP_TWIN_GRACE_SECONDS", 300)
+WHATSAPP_GAP_FILL_SECONDS = number("WHATSAPP_GAP_FILL_SECONDS", 60, least=1)
+WHATSAPP_WEBHOOK_RAW_RETENTION_DAYS = number("WHATSAPP_WEBHOOK_RAW_RETENTION_DAYS", 30, least=1)
 _KNOWN_DEFAULTS = {"change-me", "changeme", "your-api-key", "secret", "default", "test", "baileys", "minha-chave"}
 for _name in ("WHATSAPP_WEBHOOK_API_KEY", "WHATSAPP_BROKER_API_KEY", "WHATSAPP_WEBHOOK_HMAC_SECRET", "API_KEY"):
     if _KNOWN_DEFAULTS.intersection(word.lower() for word in words(_name)):
         raise ConfigurationError(f"{_name} holds a well-known default value: set a random one.")
+
+# --- WhatsApp: files of messages --------------------------------------------------------------------------------
+WHATSAPP_MEDIA_HOST = text("WHATSAPP_MEDIA_HOST", "https://mmg.whatsapp.net").rstrip("/")
+WHATSAPP_MEDIA_ALLOWED_HOSTS = [word.lower() for word in words("WHATSAPP_MEDIA_ALLOWED_HOSTS")]
+WHATSAPP_MEDIA_MAX_BYTES = number("WHATSAPP_MEDIA_MAX_BYTES", 104_857_600, least=1024)
+WHATSAPP_MEDIA_SIGNED_URL_TTL_SECONDS = number("WHATSAPP_MEDIA_SIGNED_URL_TTL_SECONDS", 900, least=1)
 
 # --- Sending --------------------------------------------------------------------------------------------------
 OUTBOUND_TPS_DEFAULT = number("OUTBOUND_TPS_DEFAULT", 5, least=1)
@@ -271,13 +283,6 @@ OUTBOUND_REQUIRE_IDEMPOTENCY_KEY = flag("OUTBOUND_REQUIRE_IDEMPOTENCY_KEY", defa
 OUTBOUND_MEDIA_ALLOW_PRIVATE = flag("OUTBOUND_MEDIA_ALLOW_PRIVATE", default=False)
 TICKETS_TRANSPORTS = {"WHATSAPP": "whatsapp.transport.BrokerTransport"}
 
-# --- Realtime -------------------------------------------------------------------------------------------------
-REALTIME_ALLOWED_ORIGINS = words("REALTIME_ALLOWED_ORIGINS") or [PUBLIC_BASE_URL]
-REALTIME_GATE = "tickets.gate.SocketGate"
-REALTIME_HEARTBEAT_SECONDS = number("REALTIME_HEARTBEAT_SECONDS", 25, least=1)
-REALTIME_MAX_SOCKETS_PER_USER = number("REALTIME_MAX_SOCKETS_PER_USER", 10, least=1)
-REALTIME_MAX_FRAMES_PER_10S = number("REALTIME_MAX_FRAMES_PER_10S", 40, least=1)
-
 # --- Contacts -------------------------------------------------------------------------------------------------
 CONTACT_MERGE_UNDO_DAYS = number("CONTACT_MERGE_UNDO_DAYS", 30)
 CONTACT_FOLLOWERS = ["tickets.services.following.TicketFollower"]
@@ -285,6 +290,13 @@ CONTACT_FOLLOWERS = ["tickets.services.following.TicketFollower"]
 # --- Tickets --------------------------------------------------------------------------------------------------
 TIMELINE_RECONCILE_AT = clock("TIMELINE_RECONCILE_AT", "03:30")
 TIMELINE_RECONCILE_SINCE_HOURS = number("TIMELINE_RECONCILE_SINCE_HOURS", 48, least=1)
+
+# --- Realtime -------------------------------------------------------------------------------------------------
+REALTIME_ALLOWED_ORIGINS = words("REALTIME_ALLOWED_ORIGINS") or [PUBLIC_BASE_URL]
+REALTIME_GATE = "tickets.gate.SocketGate"
+REALTIME_HEARTBEAT_SECONDS = number("REALTIME_HEARTBEAT_SECONDS", 25, least=1)
+REALTIME_MAX_SOCKETS_PER_USER = number("REALTIME_MAX_SOCKETS_PER_USER", 10, least=1)
+REALTIME_MAX_FRAMES_PER_10S = number("REALTIME_MAX_FRAMES_PER_10S", 40, least=1)
 
 # --- API ------------------------------------------------------------------------------------------------------
 API_KEY = words("API_KEY")
@@ -324,7 +336,36 @@ USE_TZ = True
 STATIC_URL = "/static/"
 STATIC_ROOT = Path(text("STATIC_ROOT") or DATA_DIR / "static")
 STATICFILES_DIRS = [BASE_DIR / "leadengine" / "static"]
+MEDIA_STORAGE_URL = text("MEDIA_STORAGE_URL") or f"file://{DATA_DIR}/media"
+
+
+def media_storage(url: str) -> dict[str, Any]:
+    """`file:///directory`, or `s3://key:secret@endpoint/bucket?region=&tls=false`."""
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not parts.netloc and parts.path.strip("/"):
+        options = {"location": parts.path, "allow_overwrite": True, "file_permissions_mode": 0o640}
+        return {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": options}
+    bucket, query = parts.path.strip("/"), dict(parse_qsl(parts.query))
+    if parts.scheme != "s3" or not (parts.hostname and bucket and parts.username and parts.password):
+        raise ConfigurationError(
+            "MEDIA_STORAGE_URL must be file:///directory or s3://key:secret@endpoint/bucket?region=name."
+        )
+    scheme = "http" if query.get("tls") == "false" else "https"
+    options = {
+        "access_key": unquote(parts.username),
+        "secret_key": unquote(parts.password),
+        "endpoint_url": f"{scheme}://{parts.netloc.rpartition('@')[2]}",
+        "bucket_name": bucket,
+        "region_name": query.get("region") or "us-east-1",
+        "addressing_style": "path",
+        "signature_version": "s3v4",
+        "default_acl": None,
+    }
+    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+
+
 STORAGES = {
+    "media": media_storage(MEDIA_STORAGE_URL),
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
         "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import unicodedata
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -23,6 +22,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from leadengine.errors import ValidationFailed
+from leadengine.ssrf import is_private_host
 from leadengine.validation import refusal
 
 METADATA_BYTES = 8192
@@ -43,17 +43,6 @@ def _fetchable(value: str) -> str:
     if not settings.OUTBOUND_MEDIA_ALLOW_PRIVATE and is_private_host(parts.hostname):
         raise ValueError("O endereço não é público.")
     return value
-
-
-def is_private_host(host: str) -> bool:
-    """Whether a host is plainly not public: a private or reserved address, or a name of this machine."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        name = host.rstrip(".").lower()
-        return name == "localhost" or name.endswith((".localhost", ".local", ".internal")) or "." not in name
-    mapped = getattr(address, "ipv4_mapped", None) or address
-    return not mapped.is_global or mapped.is_multicast
 
 
 Url = Annotated[str, Field(max_length=2048), AfterValidator(_fetchable)]

@@ -6,16 +6,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.urls import reverse
+from django.utils import timezone
 from pydantic import Field
 
 from leadengine.accounts.api.schema import Shape
 from leadengine.accounts.models import User
+from leadengine.links import sign
 from leads.models import Contact
 from leads.serializers import ContactShape, LeadShape, TagShape, contact_json, lead_json, tag_json
 from tickets.models import CloseReason, Draft, Note, Queue, Ticket, TicketEvent
 from tickets.policy import Viewer
 from tickets.queries import ThreadItem, ThreadMessage, TicketRow
-from tickets.services.shapes import iso, message_json
+from tickets.services.shapes import MEDIA_LINK, iso, message_json
 from tickets.services.state import timeline_of
 
 
@@ -89,6 +92,10 @@ class TicketShape(Shape):
 
 
 class MediaShape(Shape):
+    """`url` opens a ready file for a short time, without a login."""
+
+    id: UUID | None
+    url: str | None
     state: str
     reason: str
     media_type: str
@@ -288,6 +295,9 @@ def thread_message_json(row: ThreadMessage, viewer: Viewer) -> dict[str, Any]:
         media=row.media,
         reactions=[{"actor": one.actor, "emoji": one.emoji, "at": iso(one.at)} for one in row.reactions],
     )
+    if row.media is not None and row.media.state == "ready":
+        link = sign(MEDIA_LINK, row.media.pk, now=timezone.now())
+        shown["media"]["url"] = f"{reverse('api-media', args=[row.media.pk])}?{link}"
     if message.revoked_at and viewer.is_supervisor:
         shown |= {"content": message.content, "caption": message.caption}
     elif message.revoked_at:

@@ -277,6 +277,7 @@ class Launch:
             values["REDIS_URL"] = self.valkey.url
         if self.simulator_port:
             values["WHATSAPP_BROKER_URL"] = f"http://127.0.0.1:{self.simulator_port}"
+            values["WHATSAPP_MEDIA_ALLOWED_HOSTS"] = f"127.0.0.1:{self.simulator_port}"  # its files lie there, too
         return values
 
     def _port(self) -> int:

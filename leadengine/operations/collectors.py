@@ -115,6 +115,7 @@ def _sessions(cursor: Cursor) -> list[Metric]:
         _gauge("turbozap_instances_active", "Sessions connected", "tenant", rows=_by_label(active)),
         _gauge("turbozap_instances_expected", "Sessions wanted connected", "tenant", rows=_by_label(expected)),
         _gauge("whatsapp_connections_active", "Sessions connected", "tenant", rows=_by_label(active)),
+        _gauge("whatsapp_silent_sessions", "Sessions gone silent", rows=[((), float(facts.silent_sessions(cursor)))]),
         _gauge("turbozap_instance_connected", "1 or 0", "tenant", "instance_name", rows=single.items()),
     ]
 
@@ -126,6 +127,11 @@ def _inbox(cursor: Cursor) -> list[Metric]:
         _gauge("whatsapp_webhook_backlog", "What the webhook left", "state", rows=_by_label(waiting)),
         _gauge("whatsapp_webhook_oldest_pending_seconds", "Age of the oldest waiting event", rows=[((), oldest)]),
     ]
+
+
+def _media(cursor: Cursor) -> list[Metric]:
+    jobs = facts.media_jobs(cursor)
+    return [_gauge("whatsapp_media_jobs", "Files of messages still to be fetched", "state", rows=_by_label(jobs))]
 
 
 def _ledger(cursor: Cursor) -> list[Metric]:
@@ -149,12 +155,12 @@ def _tickets(cursor: Cursor) -> list[Metric]:
     return [
         _gauge("tickets_open", "Tickets that have not ended", "status", rows=_by_label(counts)),
         _gauge("tickets_waiting_oldest_seconds", "The longest waiting customer", rows=[((), oldest)]),
+        _gauge("timeline_drift_tickets", "Found wrong by the last check", rows=[((), facts.timeline_drift(cursor))]),
     ]
 
 
 def _walls(cursor: Cursor) -> list[Metric]:
     rows = [((table,), float(good)) for table, good in facts.walls(cursor).items()]
-        _gauge("timeline_drift_tickets", "Found wrong by the last check", rows=[((), facts.timeline_drift(cursor))]),
     return [_gauge("whatsapp_rls_enforced", "Row level security on and complete", "table", rows=rows)]
 
 
@@ -169,6 +175,6 @@ def _by_label(values: dict[str, int] | Counter[str]) -> list[tuple[tuple[str, ..
 
 
 _COLLECTORS: Collectors = {
-    "sessions": _sessions, "inbox": _inbox, "ledger": _ledger, "tickets": _tickets, "walls": _walls,
+    "sessions": _sessions, "inbox": _inbox, "ledger": _ledger, "media": _media, "tickets": _tickets, "walls": _walls,
     "workers": _workers,
 }  # fmt: skip

@@ -91,6 +91,15 @@ def sessions(cursor: Cursor) -> list[tuple[str, str, bool, bool]]:
     return cursor.fetchall()
 
 
+def silent_sessions(cursor: Cursor) -> int:
+    """Connected sessions that should have received something and have not."""
+    cursor.execute(
+        """SELECT count(*) FROM whatsapp_sessions
+           WHERE status = 'connected' AND deleted_at IS NULL AND silent_since IS NOT NULL"""
+    )
+    return int(cursor.fetchall()[0][0])
+
+
 def inbox(cursor: Cursor) -> dict[str, int]:
     """Webhook events and items by what they wait for: pending, parked, orphan, failed."""
     cursor.execute(
@@ -110,6 +119,14 @@ def oldest_pending(cursor: Cursor) -> float:
            FROM whatsapp_webhookevent WHERE status = 'PENDING'"""
     )
     return max(0.0, float(cursor.fetchall()[0][0]))
+
+
+def media_jobs(cursor: Cursor) -> dict[str, int]:
+    """Files that are not there yet, by state."""
+    cursor.execute(
+        """SELECT state, count(*) FROM tickets_messagemedia WHERE state IN ('pending', 'downloading') GROUP BY state"""
+    )
+    return {"pending": 0, "downloading": 0} | dict(cursor.fetchall())
 
 
 def outbox(cursor: Cursor) -> int:
@@ -155,14 +172,6 @@ def live_tickets(cursor: Cursor) -> tuple[dict[str, int], float]:
     return counts, max([0.0, *(float(seconds) for _, _, seconds in rows)])
 
 
-@cache
-def _walled_tables() -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            model._meta.db_table
-            for model in apps.get_models()
-            if model not in WITHOUT_POLICY and any(field.name == "tenant" for field in model._meta.fields)
-        )
 def timeline_drift(cursor: Cursor) -> int:
     """In how many tickets the last run over each tenant, of the past two days, found wrong figures."""
     cursor.execute(
@@ -174,6 +183,14 @@ def timeline_drift(cursor: Cursor) -> int:
     return int(cursor.fetchall()[0][0])
 
 
+@cache
+def _walled_tables() -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            model._meta.db_table
+            for model in apps.get_models()
+            if model not in WITHOUT_POLICY and any(field.name == "tenant" for field in model._meta.fields)
+        )
     )
 
 

@@ -16,9 +16,10 @@ from django.db import connection
 
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, insert_rows, loads, unnest
-from leads.services import ContactRow, LeadTouch, Person, add_identities, note_answers, touch_leads, upsert_contacts
+from leads.services import ContactRow, LeadTouch, Person, learn_identities, note_answers, touch_leads, upsert_contacts
 from tickets.services.announce import announce_arrivals
 from tickets.services.effects import change_message
+from tickets.services.files import FILE_TYPES, File, enrich_file, insert_files
 from tickets.services.opening import Wanted, find_tickets
 from tickets.services.shapes import preview_of
 from tickets.services.state import TicketState, delta_of, save_tickets
@@ -26,23 +27,6 @@ from tickets.services.timeline import recount_stale
 
 Key = tuple[UUID, str]  # (session, external id): the identity of a message (D9)
 Fate = Literal["stored", "enriched", "duplicate", "queue_missing"]
-
-
-@dataclass(slots=True)
-class File:
-    """A file that came with a message; `source` is what the transport needs to fetch it."""
-
-    media_type: str
-    mime_type: str = ""
-    file_name: str = ""
-    size: int | None = None
-    seconds: int | None = None
-    width: int | None = None
-    height: int | None = None
-    page_count: int | None = None
-    voice: bool = False
-    thumbnail: bytes | None = None
-    source: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -130,7 +114,7 @@ def record_arrivals(*, tenant_id: UUID, arrivals: Sequence[Arrival], now: dateti
             firsts[arrival.key] = arrival
     for index, arrival in copies:
         results[index] = _enrich(tenant_id, known[arrival.key], arrival, now)
-    _pair_addresses(tenant_id, copies, known)
+    _pair_addresses(tenant_id, copies, known, now)
     stored = _store(tenant_id, list(firsts.values()), now)
     for index, arrival in enumerate(arrivals):
         row = stored.get(arrival.key)
@@ -239,29 +223,8 @@ def _insert(tenant_id: UUID, rows: list[NewMessage], now: datetime) -> None:
                 for row in rows
             ],
         )  # fmt: skip
-    _insert_files(tenant_id, [(row.id, row.arrival.file) for row in rows if row.arrival.file], now)
-
-
-def _insert_files(tenant_id: UUID, files: list[tuple[UUID, File]], now: datetime) -> None:
-    with connection.cursor() as cursor:
-        insert_rows(
-            cursor,
-            "tickets_messagemedia",
-            {
-                "id": "uuid", "tenant_id": "uuid", "message_id": "uuid", "media_type": "text", "mime_type": "text",
-                "file_name": "text", "size": "bigint", "seconds": "int", "width": "int", "height": "int",
-                "page_count": "int", "voice": "boolean", "thumbnail": "bytea", "source": "jsonb",
-                "next_attempt_at": "timestamptz",
-            },
-            [
-                (
-                    uuid7(), tenant_id, message_id, file.media_type, file.mime_type, file.file_name, file.size,
-                    file.seconds, file.width, file.height, file.page_count, file.voice, file.thumbnail,
-                    dumps(file.source), now,
-                )
-                for message_id, file in files
-            ],
-        )  # fmt: skip
+    files = [(row.id, row.arrival.file) for row in rows if row.arrival.file]
+    insert_files(tenant_id=tenant_id, files=files, now=now)
 
 
 # --- Second copies ------------------------------------------------------------------------------------------------
@@ -297,16 +260,19 @@ def _fill(first: Arrival, copy: Arrival) -> bool:
     if copy.quoted_id and not first.quoted_id:
         first.quoted_id, visible = copy.quoted_id, True
     if copy.file:
-        if first.file is None and first.type in _FILE_TYPES:
+        if first.file is None and first.type in FILE_TYPES:
             first.file, visible = copy.file, True
         elif first.file is not None:
             visible |= first.file.thumbnail is None and copy.file.thumbnail is not None
             first.file.thumbnail = first.file.thumbnail or copy.file.thumbnail
-            first.file.source = first.file.source or copy.file.source
+            first.file.source = max(first.file.source, copy.file.source, key=len)
     for name in _SHOWN_METADATA:
         if copy.metadata.get(name) and not first.metadata.get(name):
             first.metadata[name] = copy.metadata[name]
             visible = True
+    if _tells_choice(first.metadata, copy.metadata):
+        first.metadata["vote"] = copy.metadata["vote"]
+        visible = True
     if first.sender is None and copy.sender is not None:
         first.sender = copy.sender
     first.person.identities = tuple(dict.fromkeys((*first.person.identities, *copy.person.identities)))
@@ -315,8 +281,13 @@ def _fill(first: Arrival, copy: Arrival) -> bool:
     return visible
 
 
-_FILE_TYPES = {"IMAGE", "VIDEO", "AUDIO", "DOCUMENT", "STICKER"}
 _SHOWN_METADATA = ("location", "contacts", "interactive", "quoted", "poll")
+
+
+def _tells_choice(known: dict[str, Any], copy: dict[str, Any]) -> bool:
+    """Whether a copy of a vote says what was chosen, where the first one did not: raw votes are encrypted."""
+    first, second = known.get("vote"), copy.get("vote")
+    return bool(second) and second.get("options") is not None and (not first or first.get("options") is None)
 
 
 def _enrich(tenant_id: UUID, known: _Known, copy: Arrival, now: datetime) -> Recorded:
@@ -331,6 +302,8 @@ def _enrich(tenant_id: UUID, known: _Known, copy: Arrival, now: datetime) -> Rec
         for name in _SHOWN_METADATA
         if copy.metadata.get(name) and not known.metadata.get(name)
     }
+    if _tells_choice(known.metadata, copy.metadata):
+        shown["vote"] = copy.metadata["vote"]
     if shown:
         changes["metadata"] = known.metadata = {**known.metadata, **shown}
     if copy.quoted_id and known.reply_to_id is None:
@@ -349,38 +322,31 @@ def _enrich(tenant_id: UUID, known: _Known, copy: Arrival, now: datetime) -> Rec
 def _enrich_file(tenant_id: UUID, known: _Known, file: File, now: datetime) -> bool:
     """Give the media row its keys and picture; says whether something a person sees was filled."""
     if known.source is None:
-        if known.type not in _FILE_TYPES:
+        if known.type not in FILE_TYPES:
             return False
-        _insert_files(tenant_id, [(known.id, file)], now)
+        insert_files(tenant_id=tenant_id, files=[(known.id, file)], now=now)
         known.source, known.has_thumbnail = file.source, file.thumbnail is not None
         return True
-    if (known.source or not file.source) and (known.has_thumbnail or not file.thumbnail):
+    fuller = len(file.source) > len(known.source)
+    if not fuller and (known.has_thumbnail or not file.thumbnail):
         return False
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """UPDATE tickets_messagemedia SET source = CASE WHEN source = '{}' THEN %s::jsonb ELSE source END,
-                   thumbnail = coalesce(thumbnail, %s), size = coalesce(size, %s), seconds = coalesce(seconds, %s),
-                   width = coalesce(width, %s), height = coalesce(height, %s), page_count = coalesce(page_count, %s)
-               WHERE message_id = %s AND tenant_id = %s""",
-            [
-                dumps(file.source), file.thumbnail, file.size, file.seconds, file.width, file.height, file.page_count,
-                known.id, tenant_id,
-            ],
-        )  # fmt: skip
+    revived = enrich_file(tenant_id=tenant_id, message_id=known.id, file=file, fuller=fuller, now=now)
     filled = not known.has_thumbnail and file.thumbnail is not None
-    known.source, known.has_thumbnail = known.source or file.source, known.has_thumbnail or filled
-    return filled
+    known.source = file.source if fuller else known.source
+    known.has_thumbnail = known.has_thumbnail or filled
+    return filled or revived
 
 
-def _pair_addresses(tenant_id: UUID, copies: Sequence[tuple[int, Arrival]], known: dict[Key, _Known]) -> None:
+def _pair_addresses(
+    tenant_id: UUID, copies: Sequence[tuple[int, Arrival]], known: dict[Key, _Known], now: datetime
+) -> None:
     """A twin may bring an address its first copy lacked (a LID beside the phone): the contact learns it."""
-    pairs = {
-        pair: known[arrival.key].contact_id
+    learned = [
+        (known[arrival.key].contact_id, arrival.person.identities)
         for _, arrival in copies
         if arrival.direction == "INBOUND"
-        for pair in arrival.person.identities
-    }
-    add_identities(tenant_id=tenant_id, pairs=pairs)
+    ]
+    learn_identities(tenant_id=tenant_id, learned=learned, now=now)
 
 
 def _find_quoted(tenant_id: UUID, arrivals: Sequence[Arrival]) -> dict[Key, UUID]:

@@ -8,6 +8,7 @@ from typing import Any
 from django.utils.translation import gettext, override
 
 PREVIEW = 280
+MEDIA_LINK = "media"  # the purpose of links to files (leadengine.links)
 _WORDS = {
     "IMAGE": ("📷", "Photo"),
     "VIDEO": ("🎬", "Video"),
@@ -45,10 +46,15 @@ def iso(value: datetime | None) -> str | None:
 
 
 def media_json(media: Any | None) -> dict[str, Any] | None:
-    """A file without its address or keys: {state, reason, mediaType, mimeType, fileName, size, seconds, …}."""
+    """A file without its address or keys: {id, state, reason, mediaType, mimeType, fileName, size, seconds, …}.
+
+    `url` is filled where the reader is known (REST): it opens the file by itself for a short time.
+    """
     if media is None:
         return None
     return {
+        "id": str(media.pk) if hasattr(media, "pk") else None,
+        "url": None,
         "state": getattr(media, "state", "pending"),
         "reason": getattr(media, "reason", ""),
         "mediaType": media.media_type,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-from urllib.parse import urlsplit
-
 from django.conf import settings
 
-from tickets.payloads import is_private_host
+from leadengine.ssrf import Blocked, Unreachable, require_public
 from tickets.transports import Refused, Retryable
 
 CODE = "INVALID_MEDIA"
@@ -21,8 +18,8 @@ def refuse_private(url: str) -> None:
     if settings.OUTBOUND_MEDIA_ALLOW_PRIVATE:
         return
     try:
-        found = socket.getaddrinfo(urlsplit(url).hostname, None, proto=socket.IPPROTO_TCP)
-    except OSError as error:
+        require_public(url)
+    except Unreachable as error:
         raise Retryable(CODE, "O endereço do arquivo não foi encontrado.") from error
-    if any(is_private_host(str(address[0]).partition("%")[0]) for *_, address in found):
-        raise Refused(CODE, "O endereço do arquivo não é público.")
+    except Blocked as error:
+        raise Refused(CODE, "O endereço do arquivo não é público.") from error
