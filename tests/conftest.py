@@ -22,6 +22,7 @@ from leadengine.embedded.postgres import find_binaries
 from leadengine.redis import client
 from leads.services import create_default_stages
 from tests.environment import NAME, PASSWORD, SERVER, url
+from tests.whatsapp.vectors import pytest_terminal_summary as pytest_terminal_summary
 from tickets.models import CloseReason, Queue, QueueMembership
 from whatsapp.models import WhatsAppSession
 

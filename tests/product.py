@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Product:
-    """A running `manage.py up`. `env` is its run.env."""
+    """A running `manage.py up`. `env` is its run.env; `given` are variables that its operator sets."""
 
-    def __init__(self, data_dir: Path, *arguments: str) -> None:
+    def __init__(self, data_dir: Path, *arguments: str, given: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
         self.log: list[str] = []
         self._ready = threading.Event()
@@ -37,8 +37,8 @@ class Product:
         }
         self.process = subprocess.Popen(
             [sys.executable, "manage.py", "up", "--port", "0", "--data-dir", str(data_dir), *arguments],
-            cwd=ROOT, env={**environ, "COMPAT_PORTS": ""}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
+            cwd=ROOT, env={**environ, "COMPAT_PORTS": "", **(given or {})}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
