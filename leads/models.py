@@ -125,7 +125,7 @@ class ContactMerge(TenantOwned):
     source = models.ForeignKey(Contact, on_delete=models.CASCADE, db_constraint=False, related_name="+")
     evidence = models.CharField(max_length=14, choices=Evidence)
     actor = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, db_index=False, related_name="+")
-    # {identities: [[id, was primary]], tags: [id], lead: {...}, fields: {name: [before, after]}, and what followers add}
+    # {identities: [[id, was primary]], tags: [id], lead: {…}, fields: {name: [before, after]}}, and of the followers.
     moved = models.JSONField(default=dict, db_default={})
     undone_at = models.DateTimeField(null=True, blank=True)
     undone_by = models.ForeignKey(

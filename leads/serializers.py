@@ -7,7 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from leadengine.accounts.api.schema import Shape
-from leads.models import Contact, Lead, PipelineStage, Tag
+from leadengine.accounts.models import User
+from leads.models import Contact, ContactMerge, Lead, PipelineStage, Tag
+from leads.services import undo_until
 
 
 class TagShape(Shape):
@@ -75,6 +77,43 @@ class LeadShape(Shape):
     version: int
     created_at: datetime
     updated_at: datetime
+
+
+class MergePartyShape(Shape):
+    id: UUID
+    name: str
+
+
+class MovedShape(Shape):
+    """How many rows of each kind moved. `ended`: tickets that ended because the contact had an older open one."""
+
+    identities: int
+    tags: int
+    tickets: int
+    messages: int
+    activities: int
+    leads: int
+    ended: int
+
+
+class MergeShape(Shape):
+    """`evidence`: lid_pair or phone_variant (found by the system), manual (by `actor`)."""
+
+    id: UUID
+    target: MergePartyShape
+    source: MergePartyShape
+    evidence: str
+    actor: MergePartyShape | None
+    at: datetime
+    moved: MovedShape
+    undo_until: datetime
+    undone_at: datetime | None
+    undone_by: MergePartyShape | None
+
+
+class MergedShape(Shape):
+    contact: ContactShape
+    merges: list[MergeShape]
 
 
 class StageShape(Shape):
@@ -146,6 +185,32 @@ def lead_json(lead: Lead) -> dict[str, Any]:
     }
 
 
+def merge_json(merge: ContactMerge) -> dict[str, Any]:
+    """A merge with its contacts and people selected."""
+    moved = merge.moved
+    lead = moved.get("lead") or {}
+    return {
+        "id": str(merge.pk),
+        "target": {"id": str(merge.target_id), "name": merge.target.name},
+        "source": {"id": str(merge.source_id), "name": merge.source.name},
+        "evidence": merge.evidence,
+        "actor": _person(merge.actor),
+        "at": iso(merge.created_at),
+        "moved": {
+            "identities": len(moved.get("identities", ())),
+            "tags": len(moved.get("tags", ())),
+            "tickets": len(moved.get("tickets", ())),
+            "messages": moved.get("messages", 0),
+            "activities": len(lead.get("activities", ())),
+            "leads": int("lead" in lead),
+            "ended": len(moved.get("ended", ())),
+        },
+        "undoUntil": iso(undo_until(merge)),
+        "undoneAt": iso(merge.undone_at),
+        "undoneBy": _person(merge.undone_by),
+    }
+
+
 def stage_json(stage: PipelineStage) -> dict[str, Any]:
     """A column of the lead board."""
     return {
@@ -167,6 +232,10 @@ def tag_json(tag: Tag) -> dict[str, Any]:
 def iso(value: datetime | None) -> str | None:
     """A date as the wire shows it: ISO 8601, UTC as Z."""
     return value.isoformat().replace("+00:00", "Z") if value else None
+
+
+def _person(user: User | None) -> dict[str, str] | None:
+    return {"id": str(user.pk), "name": user.name} if user else None
 
 
 def _id(value: UUID | None) -> str | None:

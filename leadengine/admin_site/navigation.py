@@ -45,13 +45,14 @@ def sidebar(request: HttpRequest) -> list[Item]:
                 _screen("whatsapp_whatsappsession", _("Sessions"), "smartphone"),
                 _screen("whatsapp_whatsappatendimento", _("Atendimentos"), "support_agent"),
                 _screen("whatsapp_webhookevent", _("Webhook events"), "webhook"),
-                _screen("whatsapp_webhookitem", _("Dead letters"), "report"),
+                _screen("whatsapp_deadletter", _("Dead letters"), "report"),
             ],
         ),
         (
             _("Leads"),
             [
                 _screen("leads_contact", _("Contacts"), "contacts"),
+                _screen("leads_contactmerge", _("Merges"), "merge"),
                 _screen("leads_lead", _("Leads"), "trending_up"),
                 _screen("leads_pipelinestage", _("Pipeline stages"), "view_kanban"),
                 _screen("leads_tag", _("Tags"), "sell"),

@@ -11,6 +11,7 @@ from leads.services.contacts import (
     upsert_contacts,
 )
 from leads.services.desk import ContactChanged, UnableToSave, edit_contact, save_contact, save_stage, save_tag
+from leads.services.duplicates import Duplicate, merge_phone_variants
 from leads.services.merging import (
     Preserved,
     UnableToMerge,
@@ -35,6 +36,7 @@ __all__ = [
     "DEFAULT_STAGES",
     "ContactChanged",
     "ContactRow",
+    "Duplicate",
     "LeadChange",
     "LeadTouch",
     "Person",
@@ -52,6 +54,7 @@ __all__ = [
     "lock_current",
     "lock_merging",
     "merge_contacts",
+    "merge_phone_variants",
     "note_activity",
     "note_answers",
     "save_contact",

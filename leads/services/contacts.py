@@ -13,7 +13,7 @@ from django.db.backends.utils import CursorWrapper
 from leadengine.ids import uuid7
 from leadengine.sql import insert_rows, unnest
 from leads.services.grouping import Group, Pair, find_clashes, group_people
-from leads.services.merging import find_current, merge_clashes
+from leads.services.merging import NO_NAME, find_current, merge_clashes
 from leads.services.phones import other_form
 
 _IDENTITY = {
@@ -21,7 +21,6 @@ _IDENTITY = {
 }  # fmt: skip
 _PHONE = "phone"
 _OWN = "contact"  # no kind of the table: a contact's own id among addresses
-NO_NAME = "Contato sem número"
 GROUP_NO_NAME = "Grupo do WhatsApp"
 
 
@@ -268,9 +267,7 @@ def _number(person: Person) -> str:
     return values.get("phone") or (f"+{values['wa_address']}" if "wa_address" in values else NO_NAME)
 
 
-def _choose(
-    wanted: Sequence[tuple[Pair, ...]], groups: Sequence[Group[ContactRow]], known: Known
-) -> list[ContactRow]:
+def _choose(wanted: Sequence[tuple[Pair, ...]], groups: Sequence[Group[ContactRow]], known: Known) -> list[ContactRow]:
     """The contact of each person: the group's, or where parted contacts share the group that of the first address."""
     chosen: dict[int, ContactRow] = {}
     for group in groups:

@@ -59,7 +59,9 @@ def part_leads(*, source_id: UUID, target_id: UUID, moved: Mapping[str, Any], no
     if not moved:
         return
     ids = [moved["lead"], *([moved["into"]] if "into" in moved else [])]
-    rows = {str(lead.pk): lead for lead in Lead.objects.select_for_update(of=["self"]).filter(pk__in=ids).order_by("pk")}
+    rows = {
+        str(lead.pk): lead for lead in Lead.objects.select_for_update(of=["self"]).filter(pk__in=ids).order_by("pk")
+    }
     source = rows[moved["lead"]]
     if "into" not in moved:
         if source.contact_id == target_id:

@@ -26,6 +26,7 @@ from leads.services.lead_merging import merge_leads, part_leads
 from leads.services.values import take_back, wire
 
 Preserved = Literal["name", "document", "avatarUrl", "notes", "ownerId"]
+NO_NAME = "Contato sem número"
 _KEPT = {"name": "name", "document": "document", "avatarUrl": "avatar_url", "notes": "notes", "ownerId": "owner_id"}
 _NAMES = ("name", "name_source", "push_name")
 _FIELDS = (
@@ -93,10 +94,11 @@ def merge_contacts(
     ]  # fmt: skip
 
 
-def merge_clashes(*, tenant_id: UUID, clashes: Iterable[Clash], now: datetime) -> None:
+def merge_clashes(*, tenant_id: UUID, clashes: Iterable[Clash], now: datetime) -> list[ContactMerge]:
     """Merge what events proved to be one person into the oldest contact; pairs that were parted stay apart."""
     lock_merging(tenant_id=tenant_id)
     parted: set[frozenset[UUID]] | None = None
+    made: list[ContactMerge] = []
     for clash in clashes:
         target_id, *others = sorted(set(find_current(ids=clash.contacts).values()))
         if not others:
@@ -104,9 +106,9 @@ def merge_clashes(*, tenant_id: UUID, clashes: Iterable[Clash], now: datetime) -
         parted = _parted_pairs(tenant_id) if parted is None else parted
         sources = [source_id for source_id in others if frozenset((target_id, source_id)) not in parted]
         rows = _lock(tenant_id, [target_id, *sources]) if sources else {}
-        for source_id in sources:
-            if rows[source_id].kind == rows[target_id].kind:
-                _fold(rows[target_id], rows[source_id], clash.evidence, None, {}, now)
+        alike = [rows[source_id] for source_id in sources if rows[source_id].kind == rows[target_id].kind]
+        made += [_fold(rows[target_id], source, clash.evidence, None, {}, now) for source in alike]
+    return made
 
 
 def undo_merge(*, actor: User, merge_id: UUID, now: datetime) -> ContactMerge:
@@ -221,11 +223,10 @@ def _fold(
 
 def _take_over(target: Contact, source: Contact, preserved: set[Preserved]) -> None:
     """What the one contact knows from both: the target's values, the source's where it has none or they are wanted."""
-    unnamed = target.name_source == Contact.NameSource.BROKER and not any(map(str.isalpha, target.name))
-    if "name" in preserved or unnamed or (target.name_source == "BROKER" != source.name_source):
-        if "name" in preserved or any(map(str.isalpha, source.name)):
-            for name in _NAMES:
-                setattr(target, name, getattr(source, name))
+    better = not _is_named(target) or (target.name_source == "BROKER" != source.name_source)
+    if "name" in preserved or (better and _is_named(source)):
+        for name in _NAMES:
+            setattr(target, name, getattr(source, name))
     for field in ("document", "avatarUrl", "notes", "ownerId"):
         column = _KEPT[field]
         if field in preserved or not getattr(target, column):
@@ -237,6 +238,13 @@ def _take_over(target: Contact, source: Contact, preserved: set[Preserved]) -> N
     target.is_blocked = target.is_blocked or source.is_blocked
     seen = filter(None, (target.last_interaction_at, source.last_interaction_at))
     target.last_interaction_at = max(seen, default=None)
+
+
+def _is_named(contact: Contact) -> bool:
+    """Whether somebody gave it a name: its own number and `Contato sem número` are none."""
+    return contact.name_source != Contact.NameSource.BROKER or (
+        contact.name != NO_NAME and any(map(str.isalpha, contact.name))
+    )
 
 
 def _move_identities(source: Contact, target: Contact) -> list[list[Any]]:

@@ -199,7 +199,8 @@ def edit_message(
         cursor.execute(
             """INSERT INTO tickets_messagerevision (id, tenant_id, message_id, content, at)
                SELECT %s, %s, %s, %s, %s WHERE %s <> %s AND NOT EXISTS (
-                   SELECT 1 FROM tickets_messagerevision r WHERE r.message_id = %s AND r.content = %s AND r.at >= %s)""",
+                   SELECT 1 FROM tickets_messagerevision r
+                   WHERE r.message_id = %s AND r.content = %s AND r.at >= %s)""",
             [uuid7(), tenant_id, target, earlier, until, old, text, target, earlier, at],
         )
     if old != text and not late:
@@ -209,9 +210,7 @@ def edit_message(
     return target
 
 
-def revoke_message(
-    *, tenant_id: UUID, key: Key, actor: str, at: datetime, aliases: Sequence[str] = ()
-) -> UUID | None:
+def revoke_message(*, tenant_id: UUID, key: Key, actor: str, at: datetime, aliases: Sequence[str] = ()) -> UUID | None:
     """Mark a message as deleted by its author; its text stays for the audit. None: not here."""
     target = _find(tenant_id, key)
     if target is None:
