@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,15 +16,20 @@ _django = get_asgi_application()
 from django.conf import settings  # noqa: E402 - Django is set up above
 from whitenoise import WhiteNoise  # noqa: E402
 
+from leadengine.celery import publish  # noqa: E402
 from leadengine.realtime.consumer import SocketConsumer  # noqa: E402
 from leadengine.slim import slim_application  # noqa: E402
 from whatsapp.api.webhook import WebhookView  # noqa: E402
+from whatsapp.tasks import fill_gaps  # noqa: E402
 
 Scope = dict[str, Any]
 DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
 
 _webhook = slim_application(WebhookView.as_view())
 _socket = SocketConsumer.as_asgi()
+
+if settings.PROCESS == "web":  # what came while nobody was at the door is read from the broker's list
+    threading.Thread(target=publish, args=(fill_gaps,), kwargs={"everything": True}, daemon=True).start()
 
 settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 _files = WhiteNoise(

@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("leads.urls")),
     path("", include("tickets.api.urls")),
     path("", include("tickets.api.urls_messages")),
+    path("", include("whatsapp.urls_pages")),
     path("", include("whatsapp.api.urls")),
     path("", include("whatsapp.api.urls_ledger")),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),

@@ -38,12 +38,20 @@ class Hook:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self.times: list[float] = []
+        self.status = 202
+        self.key = ""  # refuses every other with 401
+        self.hold: Callable[[], Any] = lambda: None
         hook = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                hook.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
-                self.send_response(202)
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                hook.times.append(time.monotonic())
+                hook.bodies.append(body)
+                hook.hold()
+                wrong = hook.key and self.headers.get("x-api-key") != hook.key
+                self.send_response(401 if wrong else hook.status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 

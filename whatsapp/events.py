@@ -10,6 +10,8 @@ from pydantic import Field
 
 from leadengine.realtime.events import Event
 
+Change = Literal["created", "status", "qr", "evidence", "settings", "deleted"]
+
 
 class SessionUpdated(Event):
     """A connection changed. Never a QR code, key or phone in it."""
@@ -24,7 +26,7 @@ class SessionUpdated(Event):
     connected: bool
     desired_state: str
     version: int
-    change: Literal["created", "status", "qr", "evidence", "settings", "deleted"]
+    change: Change
     has_qr: bool
     qr_version: int
     qr_expires_at: datetime | None

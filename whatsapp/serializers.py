@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import zlib
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
-
 from leadengine.accounts.api.schema import Shape
 from tickets.services.shapes import iso
+from whatsapp.adapters import get_adapter
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
-from whatsapp.normalizers import normalize
+from whatsapp.services.lines import evidence_of
 
-STALE_AFTER = timedelta(seconds=30)
 _Status = WhatsAppSession.Status
 # Native state, what people read, and the colour it has (spec/sessions.md section 2).
 _STATES = {
@@ -195,7 +193,6 @@ def _state_of(session: WhatsAppSession) -> tuple[str, str, str]:
 
 
 def _rest_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
-    synced = session.last_synced_at
     has_qr = bool(session.qr_code) and (session.qr_expires_at is None or session.qr_expires_at > now)
     return {
         "desiredState": session.desired_state,
@@ -203,15 +200,7 @@ def _rest_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
         "profileName": session.profile_name,
         "hasQr": has_qr,
         "qrExpiresAt": iso(session.qr_expires_at) if has_qr else None,
-        "evidence": {
-            "lastInboundAt": iso(session.last_inbound_at),
-            "lastAckAt": iso(session.last_ack_at),
-            "lastProbeAt": iso(session.last_probe_at),
-            "lastSyncedAt": iso(synced),
-            "strikes": session.strikes,
-            "stale": synced is None or now - synced > STALE_AFTER,
-            "silent": False,  # nothing watches for silence yet
-        },
+        "evidence": evidence_of(session, now),
         "reauthReason": session.reauth_reason,
         "duplicateReason": session.duplicate_reason,
         "lastError": session.last_error,
@@ -238,12 +227,7 @@ def _canonical(event: WebhookEvent, text: str | None) -> dict[int, dict[str, Any
     """The canonical event of each item; a rejected body is no JSON."""
     if text is None or event.status == WebhookEvent.Status.REJECTED:
         return {}
-    items = normalize(
-        json.loads(text),
-        received_at=event.received_at,
-        raw_fallback=settings.WHATSAPP_RAW_FALLBACK_ENABLED,
-        default_instance_id=settings.WHATSAPP_DEFAULT_INSTANCE_ID or None,
-    )
+    items = get_adapter().parse(json.loads(text), received_at=event.received_at)
     return {index: _encodable(item.canonical) for index, item in enumerate(items)}
 
 

@@ -42,7 +42,7 @@ class Wire:
                 self.end_headers()
                 self.wfile.write(data)
 
-            do_GET = do_POST
+            do_GET = do_DELETE = do_POST
 
             def log_message(self, *_: Any) -> None:
                 """Quiet."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from whatsapp.adapters import Delivery, Listed
-from whatsapp.normalizers.values import as_dict, as_id, as_int
+from whatsapp.normalizers.values import as_dict, as_id, as_int, as_text
 
 PAGE = 200  # the most that it gives at once
 # After this an event whose first attempt seems to run still is taken: nobody may be delivering it.
@@ -23,15 +24,22 @@ _STATES: dict[str, Delivery] = {
 
 def read_page(instance: str, events: Sequence[Any], now: datetime) -> list[Listed]:
     """Read the events of a page; one without an id cannot be acknowledged and is left out."""
-    return [_read(instance, as_dict(event), event_id, now) for event in events if (event_id := _id_of(event))]
-
-
-def _id_of(event: Any) -> str | None:
-    return as_id(as_dict(event).get("id"))
+    tried: set[str] = set()
+    listed: list[Listed] = []
+    for event in map(as_dict, reversed(events)):
+        if (event_id := as_id(event.get("id"))) is not None:
+            one = _read(instance, event, event_id, now)
+            if event.get("type") == "WEBHOOK_DELIVERY":
+                # Of several attempts of one webhook, which have the same body, the last tells how it ended.
+                body = json.dumps(as_dict(event.get("payload")).get("body"))
+                one = Listed(event_id, None, one.delivery) if body in tried else one
+                tried.add(body)
+            listed.append(one)
+    return listed[::-1]
 
 
 def _read(instance: str, event: dict[str, Any], event_id: str, now: datetime) -> Listed:
-    kind, payload = event.get("type"), as_dict(event.get("payload"))
+    kind, payload = as_text(event.get("type")), as_dict(event.get("payload"))
     created = as_int(event.get("createdAt")) or 0
     if kind in _WITH_WEBHOOK:
         delivery = _STATES.get(str(as_dict(event.get("delivery")).get("state")), "none")

@@ -102,8 +102,8 @@ class WebhookView(AsyncAPIView):
     async def _read(self, request: SlimRequest, received_at: datetime) -> bytes:
         try:
             return await request.read_limited(settings.WHATSAPP_WEBHOOK_MAX_BODY_BYTES)
-        except BodyTooLarge:
-            await _keep_rejected(request, b"", "body_too_large", received_at)
+        except BodyTooLarge as error:
+            await _keep_rejected(request, error.read, "body_too_large", received_at)
             raise
 
     async def _store(self, request: SlimRequest, raw: bytes, received_at: datetime) -> int:

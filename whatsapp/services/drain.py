@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 BATCH = 200
 BACKOFF = (5, 30, 120, 600, 3600)  # seconds before each retry of a poison item; then the desk
 _LOCK = 0x1EAD  # advisory lock class of the drainers
-_LONGEST_ERROR = 8000
+_LONGEST_HEADLINE, _LONGEST_ERROR = 300, 8000  # characters kept of what went wrong
 
 _TENANTS = """
 WITH RECURSIVE due AS (
@@ -110,12 +110,12 @@ def _try_batch(desk: _Desk, tenant_id: UUID, only: Sequence[UUID] | None) -> int
     except Exception as error:
         if _is_away(error):
             raise  # nobody's fault, no attempt is used up
-        words = traceback.format_exc()
+        told = _told(error)
         if len(claims) <= 1:
             log.exception("webhook_poison", ids=[str(claim.id) for claim in claims])
             for claim in claims:
                 with tenant_scope(tenant_id):
-                    desk.give_up(tenant_id, claim, timezone.now(), _told(words))
+                    desk.give_up(tenant_id, claim, timezone.now(), told)
             metrics.drain_batches.labels(result="failed").inc()
             return len(claims)
         metrics.drain_batches.labels(result="bisected").inc()
@@ -182,14 +182,15 @@ def _read(body: Any, received_at: datetime) -> tuple[list[Any], str]:
     """The items of a stored body, or none and why: one that cannot be read must not hold up the others."""
     try:
         return _normalize(body, received_at), ""
-    except Exception:
+    except Exception as error:
         log.exception("webhook_unreadable")
-        return [], _told(traceback.format_exc())
+        return [], _told(error)
 
 
-def _told(words: str) -> str:
-    """The end of a traceback: its last line says what happened."""
-    return words.strip()[-_LONGEST_ERROR:]
+def _told(error: Exception) -> str:
+    """What happened, on the first line, and the end of its traceback below."""
+    first = str(error).strip().partition("\n")[0][:_LONGEST_HEADLINE]
+    return f"{type(error).__name__}: {first}\n\n{traceback.format_exc().strip()[-_LONGEST_ERROR:]}"
 
 
 def _normalize(body: Any, received_at: datetime) -> list[Any]:

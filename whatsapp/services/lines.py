@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,10 +14,13 @@ from leadengine.accounts.scopes import current_scope, service_scope
 from leadengine.realtime.broadcast import broadcast
 from leadengine.realtime.events import Facets
 from leadengine.sql import loads
+from tickets.services.shapes import iso
 from tickets.transports import Capabilities, Line
 from whatsapp.adapters import get_adapter
-from whatsapp.events import SessionUpdated
+from whatsapp.events import Change, SessionUpdated
 from whatsapp.models import WhatsAppSession
+
+STALE_AFTER = timedelta(seconds=30)
 
 
 def find_line(reference: UUID | str) -> Line | None:
@@ -64,8 +68,29 @@ def flag_risk(*, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
     """Mark a session as paused by the broker's risk guard, and tell its owner and the supervisors, once."""
     changed = WhatsAppSession.objects.for_tenant(tenant_id).filter(pk=session_id, risk_paused=False)
     if changed.update(risk_paused=True):
-        session = WhatsAppSession.objects.for_tenant(tenant_id).get(pk=session_id)
-        broadcast(_event(session, now), Facets(owner_id=session.owner_id))
+        announce_sessions(tenant_id=tenant_id, ids=[session_id], change="status", now=now)
+
+
+def announce_sessions(*, tenant_id: UUID, ids: Collection[UUID], change: Change, now: datetime) -> None:
+    """Tell how sessions are now to their owners and the supervisors, after the commit."""
+    if not ids:
+        return
+    for session in WhatsAppSession.objects.for_tenant(tenant_id).filter(pk__in=ids):
+        broadcast(_event(session, change, now), Facets(owner_id=session.owner_id))
+
+
+def evidence_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
+    """Signs of life, not a flag (spec/sessions.md section 2)."""
+    synced = session.last_synced_at
+    return {
+        "lastInboundAt": iso(session.last_inbound_at),
+        "lastAckAt": iso(session.last_ack_at),
+        "lastProbeAt": iso(session.last_probe_at),
+        "lastSyncedAt": iso(synced),
+        "strikes": session.strikes,
+        "stale": synced is None or now - synced > STALE_AFTER,
+        "silent": session.connected and session.silent_since is not None,
+    }
 
 
 def across_owners() -> AbstractContextManager[None]:
@@ -73,14 +98,13 @@ def across_owners() -> AbstractContextManager[None]:
     return service_scope("line of another owner") if current_scope().session_scope == "owner" else nullcontext()
 
 
-def _event(session: WhatsAppSession, now: datetime) -> SessionUpdated:
-    seen = {"lastInboundAt": session.last_inbound_at, "lastAckAt": session.last_ack_at}
+def _event(session: WhatsAppSession, change: Change, now: datetime) -> SessionUpdated:
     return SessionUpdated(
         tenant_id=session.tenant_id, at=now, session_id=session.pk, connection_id=session.connection_id,
         name=session.session_name, status=session.status, connected=session.connected,
-        desired_state=session.desired_state, version=session.version, change="status", has_qr=bool(session.qr_code),
+        desired_state=session.desired_state, version=session.version, change=change, has_qr=bool(session.qr_code),
         qr_version=session.qr_version, qr_expires_at=session.qr_expires_at, reauth_reason=session.reauth_reason,
-        duplicate_reason=session.duplicate_reason, last_error=session.last_error, evidence=seen,
+        duplicate_reason=session.duplicate_reason, last_error=session.last_error, evidence=evidence_of(session, now),
         circuit={"state": "closed", "retryAt": None}, risk_paused=session.risk_paused,
         changed_at=session.state_changed_at,
     )  # fmt: skip
