@@ -335,4 +335,4 @@ def _refresh(
             WHERE c.id = u.id AND c.tenant_id = %s AND c.merged_into_id IS NULL""",  # noqa: S608
         [now, *arrays, tenant_id],
     )
-    return cursor.rowcount == len(updates)
+    return bool(cursor.rowcount == len(updates))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from django.conf import settings
@@ -211,14 +211,14 @@ def _fold(
     target.version, source.version, source.merged_into_id = target.version + 1, source.version + 1, target.pk
     target.save(update_fields=[*_FIELDS, "version"])
     source.save(update_fields=["merged_into", "version"])
-    merge = ContactMerge.objects.create(
+    merge: ContactMerge = ContactMerge.objects.create(
         tenant_id=target.tenant_id, target=target, source=source, evidence=evidence, actor=actor, moved=moved,
         created_at=now,
     )  # fmt: skip
     changes = {"sourceId": str(source.pk), "evidence": str(evidence), "mergeId": str(merge.pk)}
     write_audit(tenant_id=target.tenant_id, actor=actor, action="contact.merged", target=target, changes=changes)
     metrics.count(metrics.contact_merges.labels(evidence=str(evidence), action="merge"))
-    return cast(ContactMerge, merge)
+    return merge
 
 
 def _take_over(target: Contact, source: Contact, preserved: set[Preserved]) -> None:

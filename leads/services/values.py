@@ -22,6 +22,6 @@ def take_back(row: Model, fields: Mapping[str, Sequence[Any]]) -> list[str]:
     """Set the columns of {name: [before, after]} back to `before` where nobody has changed `after`; their names."""
     back = [name for name, (_, after) in fields.items() if wire(getattr(row, name)) == after]
     for name in back:
-        field = row._meta.get_field(name.removesuffix("_id"))
+        field: Any = row._meta.get_field(name.removesuffix("_id"))
         setattr(row, name, field.to_python(fields[name][0]))
     return back

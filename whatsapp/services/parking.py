@@ -47,7 +47,7 @@ def apply_effect(*, tenant_id: UUID, kind: str, key: Key, actor: str, data: dict
 
 def park(*, tenant_id: UUID, effect: Effect, now: datetime) -> None:
     """Keep an effect until its message appears, seven days at most; one that comes again is kept once."""
-    where = [*effect.key, effect.kind, effect.actor]
+    where: list[Any] = [*effect.key, effect.kind, effect.actor]
     event_id, index = effect.item
     with connection.cursor() as cursor:
         cursor.execute(
