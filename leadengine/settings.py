@@ -350,6 +350,8 @@ def media_storage(url: str) -> dict[str, Any]:
         raise ConfigurationError(
             "MEDIA_STORAGE_URL must be file:///directory or s3://key:secret@endpoint/bucket?region=name."
         )
+    from botocore.config import Config  # only where there is a bucket
+
     scheme = "http" if query.get("tls") == "false" else "https"
     options = {
         "access_key": unquote(parts.username),
@@ -357,9 +359,16 @@ def media_storage(url: str) -> dict[str, Any]:
         "endpoint_url": f"{scheme}://{parts.netloc.rpartition('@')[2]}",
         "bucket_name": bucket,
         "region_name": query.get("region") or "us-east-1",
-        "addressing_style": "path",
-        "signature_version": "s3v4",
         "default_acl": None,
+        "client_config": Config(
+            s3={"addressing_style": "path"},
+            signature_version="s3v4",
+            connect_timeout=5,
+            read_timeout=30,
+            # Stores that only resemble Amazon's know no trailing checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
     }
     return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
 

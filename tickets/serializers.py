@@ -295,7 +295,7 @@ def thread_message_json(row: ThreadMessage, viewer: Viewer) -> dict[str, Any]:
         media=row.media,
         reactions=[{"actor": one.actor, "emoji": one.emoji, "at": iso(one.at)} for one in row.reactions],
     )
-    if row.media is not None and row.media.state == "ready":
+    if row.media is not None and row.media.state == "ready" and row.media.storage_key:
         link = sign(MEDIA_LINK, row.media.pk, now=timezone.now())
         shown["media"]["url"] = f"{reverse('api-media', args=[row.media.pk])}?{link}"
     if message.revoked_at and viewer.is_supervisor:

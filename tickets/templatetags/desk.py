@@ -24,8 +24,8 @@ HUES = 8
 # In the order in which their elements depend on each other's presence.
 MODULES = (
     "event-socket", "inbox-list", "list-pages", "message-thread", "thread-scroll", "thread-sync", "message-outbox",
-    "message-composer", "presence-strip", "pane-layout", "page-dialogs", "hotkeys", "relative-time", "desktop-notify",
-    "session-guard",
+    "message-composer", "media-view", "presence-strip", "pane-layout", "page-dialogs", "hotkeys", "relative-time",
+    "desktop-notify", "session-guard",
 )  # fmt: skip
 _TOKENS = re.compile(
     r"```(?P<block>.+?)```|`(?P<code>[^`\n]+)`|(?P<link>https?://[^\s<>\"'`]+)|"

@@ -94,9 +94,7 @@ def _refuse(answer: Answer, most_bytes: int) -> None:
         raise TooLarge
 
 
-def _read(
-    answer: Answer, plan: Plan, file: IO[bytes], most_bytes: int, stopped: Callable[[], bool]
-) -> Fetched:
+def _read(answer: Answer, plan: Plan, file: IO[bytes], most_bytes: int, stopped: Callable[[], bool]) -> Fetched:
     reader, taken, end = plan.reader(), 0, time.monotonic() + LONGEST
     for chunk in answer.chunks:
         if stopped():

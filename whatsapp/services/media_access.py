@@ -56,11 +56,13 @@ def find_linked(*, media_id: UUID) -> MessageMedia:
 
 
 def require_ready(media: MessageMedia) -> None:
-    """Raises: MediaExpired, MediaNotReady (with the state and its reason)."""
+    """Raises: MediaExpired, MediaNotReady (with the state and its reason), NotFound."""
     if media.state == MessageMedia.State.EXPIRED:
         raise MediaExpired(state=media.state, reason=media.reason)
     if media.state != MessageMedia.State.READY:
         raise MediaNotReady(state=media.state, reason=media.reason)
+    if not media.storage_key:  # what was sent by its address lies there, not here
+        raise NotFound("O arquivo não está guardado aqui.")
 
 
 def retry_media(*, viewer: Viewer, media_id: UUID, now: datetime) -> MessageMedia:

@@ -75,11 +75,20 @@ class Verdict:
 def claim_media(*, now: datetime, most: int, busy: Sequence[UUID], fresh: bool) -> list[Claim]:
     """Take up to `most` due files, of tenants that are not `busy`; `fresh`: only those that were never tried."""
     until = now + LEASE
-    values = {"now": now, "busy": list(busy), "most": most, "until": until, "hopeless": now - KEYS_GRACE}
+    values: dict[str, Any] = {
+        "now": now,
+        "busy": list(busy),
+        "most": most,
+        "until": until,
+        "hopeless": now - KEYS_GRACE,
+    }
     with service_scope("claim media of all tenants"), connection.cursor() as cursor:
         cursor.execute(_CLAIM.format(fresh="AND f.attempts = 0" if fresh else ""), values)
         rows = cursor.fetchall()
-        claims = [Claim(*row[:3], loads(row[3]), row[4], row[5], until) for row in rows]
+        claims = [
+            Claim(media_id, tenant_id, message_id, loads(source), attempts, created_at, until)
+            for media_id, tenant_id, message_id, source, attempts, created_at in rows
+        ]
         sessions = _announce([claim.message_id for claim in claims], now)
         for claim in claims:
             claim.session_id = sessions.get(claim.message_id)
@@ -159,4 +168,3 @@ def _announce(message_ids: Sequence[UUID], now: datetime) -> dict[UUID, UUID | N
         place = Place(tenant_id, ticket_id, queue_id, assignee_id, message_id, position)
         announce_change(place=place, version=version, changes={"media": media_json(files[message_id])}, now=now)
     return {row[0]: row[7] for row in rows}
-

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.files.storage import storages
 from django.db import connection
 from pytest_django.fixtures import Settings
 
 from leadengine.accounts.scopes import service_scope
 from tests.conftest import World
-from tests.outbound import Broker, broker_running, until
+from tests.outbound import Broker, broker_running
 from tickets.models import MessageMedia
-from whatsapp.services.media import fetch_due
+from whatsapp.models import WebhookEvent
 from whatsapp.simulator.media import ASSETS
 
 PICTURE = (ASSETS / "tenis.jpg").read_bytes()
@@ -43,8 +42,6 @@ class Files:
         return ids
 
     def waiting(self) -> int:
-        from whatsapp.models import WebhookEvent
-
         with service_scope("test"):
             return int(WebhookEvent.objects.filter(status="PENDING").count()) + len(self.broker.hook.bodies)
 
@@ -89,18 +86,11 @@ def broker() -> Iterator[Broker]:
 
 
 @pytest.fixture
-def files(committed_world: World, broker: Broker, settings: Settings, tmp_path: Path) -> Iterator[Files]:
+def files(committed_world: World, broker: Broker, settings: Settings, tmp_path: Path) -> Files:
     """The media server is the simulator's, the store a directory of the test."""
     settings.WHATSAPP_MEDIA_ALLOWED_HOSTS = [broker.url.removeprefix("http://")]
     settings.WHATSAPP_MEDIA_HOST = broker.url
     root = tmp_path / "media"
     options = {**settings.STORAGES["media"]["OPTIONS"], "location": str(root)}
     settings.STORAGES = {**settings.STORAGES, "media": {**settings.STORAGES["media"], "OPTIONS": options}}
-    storages.__dict__.pop("backends", None)
-    storages._storages.clear()
-    yield Files(committed_world, broker, root)
-    storages.__dict__.pop("backends", None)
-    storages._storages.clear()
-
-
-__all__ = ["MARIA", "PICTURE", "Files", "attached", "fetch_due", "picture", "until"]
+    return Files(committed_world, broker, root)

@@ -155,6 +155,11 @@ def test_several_claimers_never_take_the_same_file(files: Files) -> None:
     assert len(ids) == len(set(ids)) >= 3
 
 
+def fetch_and_close() -> None:
+    fetch_due()
+    connection.close()
+
+
 def test_one_hanging_file_delays_no_other(files: Files, settings: Settings) -> None:
     release = threading.Event()
 
@@ -165,10 +170,10 @@ def test_one_hanging_file_delays_no_other(files: Files, settings: Settings) -> N
     with serving(answer) as host:
         settings.WHATSAPP_MEDIA_ALLOWED_HOSTS = [*settings.WHATSAPP_MEDIA_ALLOWED_HOSTS, host]
         files.sends(picture(), picture(PICTURE + b"2"))
-        slow, quick = files.all()
+        slow, _ = files.all()
         with service_scope("test"):
             MessageMedia.objects.filter(pk=slow.pk).update(source={"url": f"http://{host}/a.jpg"})
-        worker = threading.Thread(target=lambda: [fetch_due(), connection.close()])
+        worker = threading.Thread(target=fetch_and_close)
         worker.start()
         try:
             files.broker.settle(lambda: files.all()[1].state == "ready")
