@@ -372,13 +372,13 @@ class WebhookItem(models.Model):
 
 
 class ParkedEffect(TenantOwned):
-    """An ack, reaction, edit or revoke whose message is not here yet; applied in the transaction that brings it."""
+    """An ack, reaction, edit, revoke or quote whose message is not here yet; applied when it comes."""
 
     session = models.ForeignKey(
         WhatsAppSession, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="+"
     )
     external_id = models.CharField(max_length=255)  # of the message it is meant for
-    kind = models.CharField(max_length=10)  # ack, reaction, edit, revoke
+    kind = models.CharField(max_length=10)  # ack, reaction, edit, revoke, quote (by the message `actor`), twin
     actor = models.CharField(max_length=255, blank=True, default="", db_default="")
     data = models.JSONField()
     item_id = models.UUIDField(null=True)

@@ -143,10 +143,11 @@ def _store(tenant_id: UUID, arrivals: list[Arrival], now: datetime) -> dict[Key,
         if ticket is None:
             continue
         row = _append(arrival, contact, ticket, now)
-        quoted = (arrival.session_id, arrival.quoted_id or "")
-        row.reply_to_id = made.get(quoted) or quotes.get(quoted)
         made[arrival.key] = row.id
         rows.append(row)
+    for row in rows:  # an answer may come before what it quotes
+        quoted = (row.arrival.session_id, row.arrival.quoted_id or "")
+        row.reply_to_id = made.get(quoted) or quotes.get(quoted)
     _insert(tenant_id, rows, now)
     states = list({row.ticket.id: row.ticket for row in rows}.values())
     recount_stale(tenant_id=tenant_id, states=states)
@@ -287,7 +288,8 @@ _SHOWN_METADATA = ("location", "contacts", "interactive", "quoted", "poll")
 def _tells_choice(known: dict[str, Any], copy: dict[str, Any]) -> bool:
     """Whether a copy of a vote says what was chosen, where the first one did not: raw votes are encrypted."""
     first, second = known.get("vote"), copy.get("vote")
-    return bool(second) and second.get("options") is not None and (not first or first.get("options") is None)
+    told = second is not None and second.get("options") is not None
+    return told and (first is None or first.get("options") is None)
 
 
 def _enrich(tenant_id: UUID, known: _Known, copy: Arrival, now: datetime) -> Recorded:

@@ -225,6 +225,20 @@ def revoke_message(*, tenant_id: UUID, key: Key, actor: str, at: datetime, alias
     return target
 
 
+def link_answer(*, tenant_id: UUID, key: Key, message_id: UUID) -> UUID | None:
+    """Link a message to the one that it quotes, unless it is linked already. None: that one is not here."""
+    target = _find(tenant_id, key)
+    if target is None:
+        return None
+    with connection.cursor() as cursor:
+        rule = "SELECT 1 FROM tickets_message WHERE id = %s AND tenant_id = %s AND reply_to_id IS NULL FOR UPDATE"
+        cursor.execute(rule, [message_id, tenant_id])
+        loose = cursor.fetchone() is not None
+    if loose:
+        change_message(tenant_id=tenant_id, message_id=message_id, changes={"reply_to_id": target})
+    return target
+
+
 # --- Steps -------------------------------------------------------------------------------------------------------
 
 _WIRE = {"revoked_at": "revokedAt", "edited_at": "editedAt", "reply_to_id": "replyToId", "external_id": "externalId"}

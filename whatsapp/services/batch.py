@@ -25,6 +25,7 @@ from whatsapp.services.ledger import Earlier, count_items, keep_earlier, save_it
 from whatsapp.services.media import wake_media
 from whatsapp.services.parking import apply_parked, find_twins, mark_twins, settle_hollow
 from whatsapp.services.queue_missing import report_queue_missing
+from whatsapp.services.quotes import follow_quotes
 from whatsapp.services.traffic import note_traffic
 
 ECHO_RETRY = timedelta(seconds=2)
@@ -218,6 +219,12 @@ def _record(tenant_id: UUID, works: Sequence[Work], lines: dict[UUID, Line], now
         tenant_id=tenant_id,
         rows=[(message, lines[work.session_id], _chat_of(work)) for work, message in stored],
     )
+    answers = [
+        (work.message_id, (work.session_id, arrival.quoted_id))
+        for work, arrival in zip(open_works, arrivals, strict=True)
+        if work.message_id is not None and arrival.quoted_id is not None
+    ]
+    follow_quotes(tenant_id=tenant_id, answers=answers, now=now)
     apply_parked(tenant_id=tenant_id, keys=[work.key for work, _ in stored])
     missing = [work for work in open_works if work.reason == "queue_missing"]
     if missing:

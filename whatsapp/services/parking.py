@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from leadengine import metrics
 from leadengine.ids import uuid7
 from leadengine.sql import dumps, insert_rows, loads, unnest
-from tickets.services.effects import Ack, apply_acks, edit_message, revoke_message, set_reaction
+from tickets.services.effects import Ack, apply_acks, edit_message, link_answer, revoke_message, set_reaction
 
 Key = tuple[UUID, str]
 _KEY = {"session_id": "uuid", "external_id": "text"}
@@ -35,7 +35,9 @@ class Effect:
 
 
 def apply_effect(*, tenant_id: UUID, kind: str, key: Key, actor: str, data: dict[str, Any]) -> UUID | None:
-    """Apply a reaction, edit or revoke to its message; the message's id, None when it is not here."""
+    """Apply a reaction, edit, revoke or quote to its message; the message's id, None when it is not here."""
+    if kind == "quote":
+        return link_answer(tenant_id=tenant_id, key=key, message_id=UUID(actor))
     at, aliases = datetime.fromisoformat(data["at"]), data.get("aliases", ())
     who: dict[str, Any] = {"tenant_id": tenant_id, "key": key, "actor": actor, "aliases": aliases, "at": at}
     if kind == "reaction":
