@@ -174,7 +174,7 @@ def _note(result: Result, ids: Sequence[UUID], drifts: Sequence[Drift], tell: Te
     result.checked += len(ids)
     result.changed += len(drifts)
     for drift in drifts:
-        result.fields.update(drift.shown())
+        result.fields.update(drift.shown().keys())
     result.sample += drifts[: SAMPLE - len(result.sample)]
     if tell is not None:
         tell(result, drifts)
