@@ -24,7 +24,7 @@ from leadengine.accounts.models import ApiKey, Tenant, User
 from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
 from leadengine.accounts.services import write_audit
 from leadengine.ids import uuid7
-from leads.models import Contact, ContactTag, PipelineStage, Tag
+from leads.models import Contact, ContactMerge, ContactTag, PipelineStage, Tag
 from tests.api import by_cookie, by_key
 from tests.conftest import World
 from tests.tickets.desk import arrive, give
@@ -34,9 +34,12 @@ from tickets.models import (
     MessageReaction,
     MessageRevision,
     OutboundAttempt,
+    Poll,
+    PollVote,
     Queue,
     Ticket,
     TicketTag,
+    TimelineRun,
 )
 from tickets.services.lifecycle import add_note, mark_read, save_draft
 from whatsapp.models import ParkedEffect, SessionEvent, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
@@ -123,7 +126,13 @@ def walled(world: World) -> World:
         contact = Contact.objects.get(pk=ticket.contact_id)
         tag = Tag.objects.create(**mine, name=f"{SECRET} vip")
         ContactTag.objects.create(**mine, contact=contact, tag=tag)
+        other = Contact.objects.create(**mine, name=f"{SECRET} outro", merged_into=contact)
+        moved = {"identities": [], "tags": [], "tickets": [], "ended": [], "lead": {}, "fields": {}}
+        ContactMerge.objects.create(**mine, target=contact, source=other, evidence="manual", moved=moved)
+        poll = Poll.objects.create(**mine, session_id=world.line.pk, external_id=SECRET, question=SECRET)
+        PollVote.objects.create(**mine, poll=poll, voter=SECRET, at=now, external_id=SECRET)
         TicketTag.objects.create(**mine, ticket=ticket, tag=tag)
+        TimelineRun.objects.create(**mine, trigger="manual", started_at=now, alive_at=now)
         message, answer = Message.objects.get(position=1), Message.objects.get(position=3)
         MessageMedia.objects.create(
             **mine, message=message, media_type="image", file_name=SECRET, thumbnail=b"IPESECRET"
@@ -311,7 +320,8 @@ def test_every_reference_between_tables_of_tenants_carries_the_tenant() -> None:
 # A superuser of the platform belongs to no tenant and may close, note or be audited in any: no pair (tenant, user)
 # exists for them. The owner of a connection is checked where it is set.
 MAY_NAME_A_SUPERUSER = {
-    "accounts_auditlog.actor_id", "leads_leadactivity.actor_id", "tickets_message.author_id", "tickets_note.author_id",
+    "accounts_auditlog.actor_id", "leads_contactmerge.actor_id", "leads_contactmerge.undone_by_id",
+    "leads_leadactivity.actor_id", "tickets_message.author_id", "tickets_note.author_id",
     "tickets_ticket.closed_by_id", "tickets_ticketevent.actor_id", "whatsapp_atendimentos.owner_id",
     "whatsapp_sessions.owner_id",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from leadengine.accounts.models import User
 from tickets.models import Message, Note, Ticket, TicketEvent
 from tickets.queries import ThreadItem, ThreadMessage, TicketRow
+from tickets.services.following import PARTED
 from tickets.templatetags.desk import waited
 
 GROUP = timedelta(minutes=5)
@@ -244,7 +245,7 @@ def event_words(event: TicketEvent, ticket: Ticket) -> str:
     words = {
         "WOKEN": _("Back from the snooze"),
         "SLA_BREACHED": _("The response target was missed"),
-        "CONTACT_MERGED": _("Contacts merged"),
+        "CONTACT_MERGED": _("Merge of contacts undone") if event.reason == PARTED else _("Contacts merged"),
     }
     if event.kind in words:
         return words[event.kind]

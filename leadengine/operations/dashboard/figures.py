@@ -12,9 +12,9 @@ from django.db import connection
 from django.utils import timezone
 
 from tickets.admin.messages import LEFT, SLACK, first_id
-from whatsapp.admin.ledger import dead_letters
 from whatsapp.admin.sessions import DOWN
-from whatsapp.models import WebhookItem, WhatsAppSession
+from whatsapp.models import WebhookEvent, WhatsAppSession
+from whatsapp.services.reprocessing_desk import dead_letters
 
 MOST = 1000  # of what is counted row by row; more is shown as "999+"
 MOST_LEADS = 10_000
@@ -54,7 +54,7 @@ GROUP BY 1
 """
 _LEADS = """
 SELECT s.name, min(s.colour), sum(n.leads)::int FROM leads_pipelinestage s
-CROSS JOIN LATERAL (SELECT count(*) AS leads FROM (SELECT 1 FROM leads_lead l WHERE l.stage_id = s.id LIMIT %s) few) n
+CROSS JOIN LATERAL (SELECT count(*) AS leads FROM (SELECT 1 FROM leads_lead l WHERE l.stage_id = s.id AND l.merged_into_id IS NULL LIMIT %s) few) n
 WHERE s.tenant_id = ANY(%s) GROUP BY s.name ORDER BY min(s.order_index), s.name
 """
 
@@ -121,7 +121,7 @@ def read_figures(*, tenants: Sequence[UUID], now: datetime) -> Figures:
         found, _rows(_MESSAGES, [zone, LEFT, ids, since - SLACK, since, first_id(since - SLACK)]), first_hour, midnight
     )
     [(found.unconfirmed,)] = _rows(_UNCONFIRMED, [ids, MOST])
-    found.dead = dead_letters(WebhookItem.objects.filter(tenant_id__in=ids))[:MOST].count()
+    found.dead = dead_letters(WebhookEvent.objects.filter(tenant_id__in=ids), now=now)[:MOST].count()
     wanted = WhatsAppSession.objects.filter(tenant_id__in=ids, deleted_at=None)
     found.lines, found.down = wanted.count(), wanted.filter(DOWN).count()
     answers = _rows(_ANSWERS, [zone, ids, first_day, first_day])
