@@ -1,5 +1,5 @@
 """Back office: sessions and atendimentos, webhook events and the dead letters among them."""
 
-from whatsapp.admin import ledger, sessions
+from whatsapp.admin import dead_letters, ledger, sessions
 
-__all__ = ["ledger", "sessions"]
+__all__ = ["dead_letters", "ledger", "sessions"]

@@ -1,21 +1,16 @@
-"""Webhook events with their items, and the dead letters: items that failed, or that nobody looks at any more."""
+"""The ledger of webhook events: what came, and what became of each thing in it."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count, Max, Q, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
-from django.utils.html import format_html
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
-from unfold.contrib.filters.admin import DropdownFilter
 
-from leadengine.admin_site.base import BackOfficeAdmin, ReadOnlyInline, paired, rows_of_tenant
+from leadengine.admin_site.base import BackOfficeAdmin, ReadOnlyInline, paired
 from leadengine.admin_site.display import (
     EMPTY,
     code,
@@ -25,7 +20,6 @@ from leadengine.admin_site.display import (
     moment,
     sees_phones,
     status_chip,
-    when,
 )
 from leadengine.admin_site.filters import Words, pick, rows_of, since
 from leadengine.admin_site.site import tenant_of
@@ -34,7 +28,7 @@ from whatsapp.admin.payload import read_payload
 from whatsapp.admin.sessions import sessions
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
 
-_EVENT = {"PENDING": "warn", "PROCESSED": "good", "ORPHAN": "bad", "FAILED": "bad", "REJECTED": "bad"}
+EVENT = {"PENDING": "warn", "PROCESSED": "good", "ORPHAN": "bad", "FAILED": "bad", "REJECTED": "bad"}
 _ITEM = {
     "pending": "warn", "stored": "good", "enriched": "good", "duplicate": "calm", "applied": "good",
     "ignored": "calm", "parked": "info", "failed": "bad", "discarded": "calm",
@@ -42,13 +36,6 @@ _ITEM = {
 _ITEM_WORDS: dict[str, Words] = {
     "index": "#", "kind": _("kind"), "payload_type": _("content"), "reason": _("reason"), "attempts": _("attempts"),
 }  # fmt: skip
-_OVERDUE = timedelta(minutes=10)  # the drain looks every second: what is due this long has been forgotten
-_MOST_LETTERS = 10_000
-_MOST_CAUSES = 12
-_FATES = {
-    "failed": (_("failed"), Q(fate="failed")),
-    "overdue": (_("overdue"), Q(fate__in=["pending", "parked"])),
-}
 
 
 class Items(ReadOnlyInline):
@@ -71,7 +58,7 @@ class Items(ReadOnlyInline):
 
     @column(_("error"))
     def error_text(self, item: WebhookItem) -> Any:
-        return _error(item.error)
+        return error_box(item.error)
 
 
 @admin.register(WebhookEvent)
@@ -124,7 +111,7 @@ class WebhookEventAdmin(BackOfficeAdmin):
 
     @column(_("status"))
     def status_word(self, event: WebhookEvent) -> SafeString:
-        return status_chip(_EVENT, event)
+        return status_chip(EVENT, event)
 
     @column(_("items"))
     def held(self, event: WebhookEvent) -> str:
@@ -142,103 +129,13 @@ class WebhookEventAdmin(BackOfficeAdmin):
 
     @column(_("error"))
     def error_text(self, event: WebhookEvent) -> Any:
-        return _error(event.error)
+        return error_box(event.error)
 
     @column(_("body"))
     def payload(self, event: WebhookEvent) -> SafeString:
         return code(read_payload(event.body))
 
 
-class Cause(DropdownFilter):
-    """The causes that there are now."""
-
-    title = capfirst(_("cause"))
-    parameter_name = "cause"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(cause["reason"], cause["reason"]) for cause in find_causes(request)]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(reason=self.value()) if self.value() else queryset
-
-
-@admin.register(WebhookItem)
-class DeadLetterAdmin(BackOfficeAdmin):
-    """Only the dead ones; all items of an event are on the event's page."""
-
-    reads = "sessions:read"
-    plural = _("Dead letters")
-    labels = _ITEM_WORDS
-    list_display = ("came", "cause", "kind", "payload_type", "fate_chip", "attempts", "event_link", "error_line")
-    list_display_links = ("came",)
-    list_select_related = ("event",)
-    list_filter = (
-        Cause,
-        pick("fate", _("fate"), _FATES),
-        since("age", "created_at"),
-        rows_of("session", _("session"), "session_id", sessions),
-    )
-    list_before_template = "admin/dead_letters.html"
-    fieldsets = (
-        (
-            None,
-            {"fields": paired("came", "cause", "kind", "payload_type", "fate_chip", "attempts", "due", "event_link")},
-        ),
-        (_("Error"), {"fields": ("error_text",)}),
-    )
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return dead_letters(super().get_queryset(request))
-
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        title = {"title": _("Dead letters"), "causes": find_causes(request)}
-        answer: HttpResponse = super().changelist_view(request, {**(extra_context or {}), **title})
-        return answer
-
-    @column(_("received"))
-    def came(self, item: WebhookItem) -> Any:
-        return when(item.created_at)
-
-    @column(_("cause"))
-    def cause(self, item: WebhookItem) -> SafeString:
-        return format_html('<code class="le-word">{}</code>', item.reason or "–")
-
-    @column(_("fate"))
-    def fate_chip(self, item: WebhookItem) -> SafeString:
-        return status_chip(_ITEM, item, "fate")
-
-    @column(_("due"))
-    def due(self, item: WebhookItem) -> Any:
-        return moment(item.due_at)
-
-    @column(_("event"))
-    def event_link(self, item: WebhookItem) -> Any:
-        return link(WebhookEvent, item.event_id, item.event.kind or _("Show"))
-
-    @column(_("error"))
-    def error_line(self, item: WebhookItem) -> SafeString:
-        words = item.error if sees_phones() else mask_numbers(item.error)
-        last = words.strip().splitlines()[-1:] or [EMPTY]  # of a traceback, the line that says what happened
-        return format_html('<span class="le-last le-muted">{}</span>', last[0])
-
-    @column(_("error"))
-    def error_text(self, item: WebhookItem) -> Any:
-        return _error(item.error)
-
-
-def find_causes(request: HttpRequest) -> list[dict[str, Any]]:
-    """The most frequent causes of the tenant's dead letters: [{reason, fate, n, latest}]."""
-    groups = dead_letters(rows_of_tenant(WebhookItem.objects.all(), request)).values("reason", "fate")
-    return list(groups.annotate(n=Count("pk"), latest=Max("created_at")).order_by("-n")[:_MOST_CAUSES])
-
-
-def dead_letters(rows: QuerySet[Any]) -> QuerySet[Any]:
-    """Of `rows`, the items that failed and those that are long overdue; each half has an index of its own."""
-    items = WebhookItem.objects.order_by()
-    failed = items.filter(event__status="FAILED", fate="failed").values("pk")[:_MOST_LETTERS]
-    overdue = items.filter(fate__in=["pending", "parked"], due_at__lt=timezone.now() - _OVERDUE).values("pk")
-    return rows.filter(pk__in=failed.union(overdue[:_MOST_LETTERS], all=True))
-
-
-def _error(words: str) -> SafeString:
+def error_box(words: str) -> SafeString:
+    """An error as it is stored, its numbers masked for those who may not see phones."""
     return code(words if sees_phones() else mask_numbers(words))

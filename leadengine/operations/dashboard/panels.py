@@ -28,7 +28,7 @@ from leadengine.operations.dashboard.charts import (
 from leadengine.operations.dashboard.figures import MOST, MOST_LEADS, Figures
 from leads.models import Lead
 from tickets.models import Message, Queue, Ticket
-from whatsapp.models import WebhookItem, WhatsAppSession
+from whatsapp.models import DeadLetter, WhatsAppSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _present(figures: Figures, now: datetime) -> list[Tile]:
 def _day(figures: Figures) -> list[Tile]:
     today, words = figures.today, _("messages")
     received, sent, failed = (screen(Message, state=state, when="today") for state in ("received", "sent", "failed"))
-    open_question, dead = screen(Message, state="unconfirmed"), screen(WebhookItem)
+    open_question, dead = screen(Message, state="unconfirmed"), screen(DeadLetter)
     doubt, left = "warn" if figures.unconfirmed else "", _("may or may not have left")
     return [
         Tile(_("Received today"), str(today.received), words, "south_west", received),
