@@ -63,6 +63,8 @@ def _keys(simulator: Simulator) -> Any:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = request.path + "/"
+        if not path.startswith("/_sim/"):
+            simulator.requests[f"{request.method} {request.path}"] += 1
         if path.startswith(KEYED_PREFIXES) and not path.startswith(OPEN_PREFIXES):
             given = request.headers.get("x-api-key") or request.query.get("apiKey")
             by_token = path.endswith(("/qr.png/", "/instances/events/", "/stream/"))

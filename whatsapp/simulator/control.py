@@ -77,6 +77,7 @@ class Control:
                 "instances": [sim.snapshot(instance) for instance in sim.instances.values()],
                 "behaviours": sim.behaviours.layers(),
                 "webhooks": dict(sim.webhooks.counters),
+                "requests": dict(sim.requests),
                 "customers": sim.crowd.size.model_dump(by_alias=True),
             }
         )

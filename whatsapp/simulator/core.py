@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,7 @@ class Simulator:
             patience=1 if config.profile == "demo" else 5,
         )
         self.chats.reader = self.crowd.hears
+        self.requests: Counter[str] = Counter()  # what the broker was asked, by method and path
         self.watchers: set[asyncio.Queue[Json]] = set()
         self._line = Line(self.ids, self.background, self._reachable, self._changed)
         self._sse_tokens: dict[str, float] = {}
@@ -174,6 +176,7 @@ class Simulator:
         self.events.forget()
         self.cdn.clear()
         self.webhooks.counters.clear()
+        self.requests.clear()
         self._save_soon()
 
     def snapshot(self, instance: Instance) -> Json:
