@@ -16,17 +16,24 @@ from leadengine.accounts.models import ApiKey, AuditLog, Tenant, User
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key, write_audit
 from leadengine.ids import uuid7
-from leads.models import Contact, Lead, PipelineStage, Tag
+from leads.models import Contact, ContactMerge, Lead, PipelineStage, Tag
 from tests.conftest import World
 from tests.tickets.desk import arrive
 from tests.whatsapp.inbound import text_event
 from tickets.models import CloseReason, Message, OutboundAttempt, Queue, Ticket
-from whatsapp.models import SessionEvent, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.models import (
+    DeadLetter,
+    SessionEvent,
+    WebhookEvent,
+    WebhookItem,
+    WhatsAppAtendimento,
+    WhatsAppSession,
+)
 from whatsapp.services.intake import parse_body, split_entries
 
 SCREENS: tuple[type[Model], ...] = (
-    Ticket, Message, Queue, CloseReason, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, WebhookItem, Contact, Lead,
-    PipelineStage, Tag, User, ApiKey, AuditLog,
+    Ticket, Message, Queue, CloseReason, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, DeadLetter, Contact,
+    ContactMerge, Lead, PipelineStage, Tag, User, ApiKey, AuditLog,
 )  # fmt: skip
 PHONE = "+5511988887777"
 QR = "2@QRSECRET"
@@ -65,7 +72,7 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
         event = WebhookEvent.objects.create(
             **mine, session=line, instance_id=f"i{number}", kind="MESSAGE_INBOUND", status="FAILED", body=body
         )
-        item = WebhookItem.objects.create(
+        WebhookItem.objects.create(
             **mine, event=event, index=0, kind="message", fate="failed", reason="processing_error", error=f"x {PHONE}"
         )
         SessionEvent.objects.create(**mine, session=line, new_status="connected", source="api")
@@ -79,15 +86,19 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
             owner=owner, tenant_id=tenant.pk, name=f"ERP {number}", expires_at=now + timedelta(days=1)
         )
         write_audit(tenant_id=tenant.pk, actor=owner, action="queue.saved", target=tag, changes={"name": ["a", PHONE]})
+        other = Contact.objects.create(**mine, name=f"Antigo {PHONE}", merged_into_id=ticket.contact_id)
+        merge = ContactMerge.objects.create(
+            **mine, target_id=ticket.contact_id, source=other, evidence="manual", actor=owner, moved={"messages": 2}
+        )
         lead = Lead.objects.get(contact=ticket.contact_id)
         if number > 1:
             Lead.objects.filter(pk=lead.pk).update(owner=owner)
             Ticket.objects.filter(pk=ticket.pk).update(assignee=owner, status="ASSIGNED")
         return {
             Ticket: ticket, Message: answer, Queue: Queue.objects.get(is_default=True), WebhookEvent: event,
-            CloseReason: CloseReason.objects.get(code="SOLVED"), WhatsAppSession: line, WebhookItem: item,
+            CloseReason: CloseReason.objects.get(code="SOLVED"), WhatsAppSession: line, DeadLetter: DeadLetter.objects.get(pk=event.pk),
             WhatsAppAtendimento: atendimento, Contact: Contact.objects.get(pk=ticket.contact_id), Lead: lead,
-            PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner, ApiKey: key,
+            ContactMerge: merge, PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner, ApiKey: key,
             AuditLog: AuditLog.objects.filter(action="queue.saved").latest("at"),
         }  # fmt: skip
 

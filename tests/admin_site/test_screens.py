@@ -14,14 +14,14 @@ from django.test.utils import CaptureQueriesContext
 
 from leadengine.accounts.models import ApiKey, AuditLog, Tenant, User
 from leadengine.accounts.scopes import service_scope, tenant_scope
-from leads.models import Contact, Lead, PipelineStage, Tag
+from leads.models import Contact, ContactMerge, Lead, PipelineStage, Tag
 from tests.admin_site.conftest import PHONE, QR, SCREENS, Office, address, furnish
 from tests.api import by_cookie
 from tests.conftest import World
 from tests.tickets.desk import arrive
 from tests.tickets.test_plans import filled, plans, scanned
 from tickets.models import CloseReason, Message, MessageMedia, Queue, Ticket
-from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.models import DeadLetter, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
 
 Enter = Callable[[User], Client]
 __all__ = ["filled"]
@@ -30,7 +30,8 @@ __all__ = ["filled"]
 # same with one row and with many.
 QUERIES: dict[type[Model], tuple[int, int]] = {  # (list, page of a row)
     Ticket: (10, 17), Message: (8, 16), Queue: (8, 12), CloseReason: (8, 8), WhatsAppSession: (9, 13),
-    WhatsAppAtendimento: (9, 8), WebhookEvent: (9, 10), WebhookItem: (11, 8), Contact: (9, 9), Lead: (10, 13),
+    WhatsAppAtendimento: (9, 8), WebhookEvent: (9, 10), DeadLetter: (10, 13), Contact: (9, 17), Lead: (10, 13),
+    ContactMerge: (8, 9),
     PipelineStage: (8, 8), Tag: (8, 8), User: (9, 11), ApiKey: (9, 9), AuditLog: (9, 8),
 }  # fmt: skip
 
@@ -131,7 +132,7 @@ def test_hostile_text_stays_text(office: Office, enter: Enter) -> None:
         Queue.objects.update(colour='"><i>x')
         WebhookItem.objects.update(error=evil, reason=evil[:40])
     client = enter(office.world.admin)
-    for model in (Ticket, Message, Contact, Queue, WebhookEvent, WebhookItem, Lead):
+    for model in (Ticket, Message, Contact, Queue, WebhookEvent, DeadLetter, Lead):
         for where in (address(model), address(model, office.ours[model])):
             assert "<script>alert(1)" not in client.get(where).content.decode(), where
 
@@ -179,29 +180,6 @@ def test_an_echo_that_was_our_own_message_is_not_shown(office: Office, enter: En
 
 
 @pytest.mark.django_db
-def test_dead_letters_are_failed_and_forgotten_items_only(office: Office, enter: Enter) -> None:
-    event = office.ours[WebhookEvent]
-    with tenant_scope(office.world.ipe.pk):
-        more = {"tenant": office.world.ipe, "event": event, "kind": "message"}
-        WebhookItem.objects.create(**more, index=1, fate="stored", reason="SECRETOK")
-        WebhookItem.objects.create(
-            **more, index=2, fate="parked", reason="awaiting_twin", due_at="2030-01-01T00:00:00Z"
-        )
-        WebhookItem.objects.create(
-            **more, index=3, fate="parked", reason="forgotten_twin", due_at="2020-01-01T00:00:00Z"
-        )
-    client = enter(office.world.supervisor)
-    page = client.get(address(WebhookItem)).content.decode()
-    assert "?cause=forgotten_twin&amp;fate=overdue" in page
-    narrowed = client.get(f"{address(WebhookItem)}?cause=forgotten_twin&fate=overdue").context["cl"].result_list
-    assert [item.reason for item in narrowed] == ["forgotten_twin"]
-    assert "processing_error" in page
-    assert "forgotten_twin" in page
-    assert "SECRETOK" not in page
-    assert "awaiting_twin" not in page
-
-
-@pytest.mark.django_db
 def test_the_audit_log_is_found_by_action_object_and_person(office: Office, enter: Enter) -> None:
     client = enter(office.world.supervisor)
     for query, number in (
@@ -245,7 +223,8 @@ def lists() -> list[str]:
         f"{address(Ticket)}?q=77", f"{address(Ticket)}?q=C77", f"{address(Ticket)}?q=5577",
         address(Message), f"{address(Message)}?state=received&when=today", f"{address(Message)}?state=unconfirmed",
         f"{address(Message)}?state=failed&when=7d", address(Contact), address(Lead), address(WebhookEvent),
-        f"{address(WebhookEvent)}?status=FAILED", address(WebhookItem), address(AuditLog), address(WhatsAppAtendimento),
+        f"{address(WebhookEvent)}?status=FAILED", address(DeadLetter),
+        f"{address(DeadLetter)}?state=overdue", f"{address(DeadLetter)}?state=unread", address(AuditLog), address(WhatsAppAtendimento),
         address(Queue), address(User),
     ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from tests.conftest import World
 from tests.tickets.desk import give
 from tests.whatsapp.inbound import receive, text_event
 from tickets.models import CloseReason, Message, Queue, QueueMembership, Ticket, TicketEvent
-from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.models import DeadLetter, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
 from whatsapp.services.drain import drain_inbox
 
 Enter = Callable[[User], Client]
@@ -41,7 +41,7 @@ def user_form(user: User, **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("model", [Ticket, Message, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, WebhookItem])
+@pytest.mark.parametrize("model", [Ticket, Message, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, DeadLetter])
 def test_what_has_one_writer_has_no_form(office: Office, enter: Enter, model: Any) -> None:
     client, row = enter(office.world.admin), office.ours[model]
     assert client.get(address(model, name="add/")).status_code == 403

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +25,7 @@ BATCHED = 60
 
 
 @pytest.fixture
-def lines(committed_world: World) -> Iterator[World]:
+def lines(committed_world: World) -> World:
     """The instances of the recorded bodies and of the vectors have a session here."""
     with service_scope("test"):
         known = {(str(s.connection_id), s.broker_instance_id) for s in WhatsAppSession.objects.all()}

@@ -61,7 +61,8 @@ def test_three_hundred_webhooks_in_two_seconds_are_answered_and_stored_once(comm
     drain_inbox()
     with tenant_scope(committed_world.ipe.pk):
         assert WebhookEvent.objects.count() == BURST
-        assert sorted(Message.objects.values_list("external_id", flat=True)) == sorted(f"B{n}" for n in range(BURST))
+        stored = list(Message.objects.values_list("external_id", flat=True))
+        assert len(stored) == BURST and set(stored) == {f"B{n}" for n in range(BURST)}
 
 
 @pytest.mark.parametrize("declared", [None, "10", "1000000000"], ids=["missing", "a lie", "true"])

@@ -56,7 +56,7 @@ def with_cause(rows: QuerySet[Any]) -> QuerySet[Any]:
 
     headline = Func(F("trouble"), Value(r"^[^\n]*"), function="substring", output_field=TextField())
     bare = Func(headline, Value(r"\d+"), Value("#"), Value("g"), function="regexp_replace", output_field=TextField())
-    return rows.annotate(
+    made: QuerySet[Any] = rows.annotate(
         stuck_reason=words(first("reason"), Value("")),
         stuck_fate=words(first("fate"), Value("")),
         stuck_attempts=Coalesce(first("attempts"), F("attempts")),
@@ -67,6 +67,7 @@ def with_cause(rows: QuerySet[Any]) -> QuerySet[Any]:
             output_field=TextField(),
         ),
     )  # fmt: skip
+    return made
 
 
 def find_causes(rows: QuerySet[Any]) -> list[Cause]:

@@ -74,7 +74,7 @@ class ReasonForm(DialogForm):
 class ClaimForm(DialogForm):
     """The session that gets an orphan."""
 
-    session = forms.ModelChoiceField(label=_("Session"), queryset=None, widget=UnfoldAdminSelectWidget)
+    session: Any = forms.ModelChoiceField(label=_("Session"), queryset=None, widget=UnfoldAdminSelectWidget)
 
     def __init__(self, *args: Any, row: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, row=row, **kwargs)
@@ -90,7 +90,7 @@ class BulkReasonForm(forms.Form):
 class BulkClaimForm(forms.Form):
     """The session for many at once."""
 
-    session = forms.ModelChoiceField(label=_("Session"), queryset=None, widget=UnfoldAdminSelectWidget)
+    session: Any = forms.ModelChoiceField(label=_("Session"), queryset=None, widget=UnfoldAdminSelectWidget)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -94,6 +94,7 @@ def letters(rows: QuerySet[Any], state: str, tenant_id: UUID | None) -> QuerySet
 @admin.register(DeadLetter)
 class DeadLetterAdmin(RowActions, BackOfficeAdmin):
     reads = "sessions:read"
+    plural = _("Dead letters")
     newest = ("-received_at", "-pk")
     tab_parameter = "state"
     list_display = ("came", "cause", "line", "kind_word", "state_chip", "tries", "error_line")
@@ -101,7 +102,7 @@ class DeadLetterAdmin(RowActions, BackOfficeAdmin):
     list_select_related = ("session",)
     list_filter = (State, Cause, rows_of("session", _("session"), "session_id", sessions), since("age", "received_at"))
     list_before_template = "admin/dead_letters.html"
-    actions = ACTIONS
+    actions = ACTIONS  # type: ignore[assignment]
     fieldsets = (
         (None, {"fields": paired("came", "state_chip", "cause", "line", "kind_word", "tries", "event_link", "said")}),
         (_("What breaks the contract"), {"fields": ("breaches",)}),

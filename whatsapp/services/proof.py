@@ -117,7 +117,7 @@ def prove_no_loss(
     counted, not reported: nothing of them is lost, and the dead-letter desk shows them.
     """
     proof = Proof(since, until)
-    bounds = {
+    bounds: dict[str, Any] = {
         "since": since, "until": until, "from_id": _first_id(since - _SLACK), "to_id": _first_id(until + _SLACK),
         "last_id": _first_id(max(now, until) + _SLACK), "late": now - LIMIT, "most": LISTED,
     }  # fmt: skip
