@@ -188,7 +188,15 @@ def test_a_list_of_events_must_be_a_list(settings: Any, events: Any) -> None:
 
 
 def test_listed_events_in_every_odd_shape_are_read(settings: Any) -> None:
-    odd = [None, 5, {}, {"id": ""}, {"id": "1"}, {"id": "2", "type": "MESSAGE_INBOUND"}, {"id": "3", "type": []}]
+    odd: list[Any] = [
+        None,
+        5,
+        {},
+        {"id": ""},
+        {"id": "1"},
+        {"id": "2", "type": "MESSAGE_INBOUND"},
+        {"id": "3", "type": []},
+    ]
     odd += [{"id": "4", "type": "WEBHOOK_DELIVERY", "payload": {"state": "failed", "body": "x"}}]
     with Wire(200, {"events": odd}) as wire:
         settings.WHATSAPP_BROKER_URL = wire.url
@@ -217,7 +225,8 @@ def _official(broker: Broker) -> Harness:
         return post(body, {"X-API-Key": "hook-key", "x-signature": signature}).status
 
     def fail(how: str) -> None:
-        broker.behave(**{"offline": {"offline": True}, "unknown": {"dropResponse": True}, "well": {}}[how])
+        keys: dict[str, dict[str, Any]] = {"offline": {"offline": True}, "unknown": {"dropResponse": True}, "well": {}}
+        broker.behave(**keys[how])
 
     return Harness(deliver, broker.texts, fail)
 
@@ -228,7 +237,11 @@ def _memory() -> Harness:
         return post(body, {"X-API-Key": "hook-key", "x-memory-digest": hashlib.sha256(body).hexdigest()}).status
 
     def fail(how: str) -> None:
-        kinds = {"offline": [InstanceDisconnected()], "unknown": [BrokerFailed()], "well": []}
+        kinds: dict[str, list[BrokerError]] = {
+            "offline": [InstanceDisconnected()],
+            "unknown": [BrokerFailed()],
+            "well": [],
+        }
         MemoryAdapter.fails[:] = kinds[how]
 
     return Harness(deliver, lambda: [one.payload["text"] for one in MemoryAdapter.sent], fail)

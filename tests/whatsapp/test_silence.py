@@ -103,13 +103,13 @@ def test_only_a_line_that_stays_connected_is_silent(committed_world: World, how:
     live(committed_world, until=WEDNESDAY, days=20, per_hour=3)
     at = WEDNESDAY + timedelta(hours=3)
     assert silent_at(committed_world, at)
-    change: dict[str, Any] = {
+    changes: dict[str, dict[str, Any]] = {
         "lost": {"status": "disconnected"},
         "removed": {"deleted_at": at},
         "came back": {"connected_at": at},  # what was missed by the lost link comes now, or the count begins anew
-    }[how]
+    }
     with service_scope("test"):
-        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(**change)
+        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(**changes[how])
     assert not silent_at(committed_world, at + timedelta(minutes=1))
 
 

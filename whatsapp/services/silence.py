@@ -29,10 +29,10 @@ WITH line AS (
     CROSS JOIN LATERAL (SELECT greatest(s.last_inbound_at, s.connected_at) AS quiet_from) q
     CROSS JOIN LATERAL (
         SELECT min(hour) AS since, sum(received) AS received FROM whatsapp_inboundhour
-        WHERE session_id = s.id AND hour >= %(now)s - %(history)s
+        WHERE session_id = s.id AND hour >= %(history)s
     ) h
     WHERE s.status = 'connected' AND s.deleted_at IS NULL AND s.silent_since IS NULL
-        AND h.since <= q.quiet_from - %(least)s AND h.received >= %(messages)s
+        AND h.since <= q.quiet_from - make_interval(days => %(least)s) AND h.received >= %(messages)s
 ), usual AS (
     SELECT line.id, extract(isodow FROM h AT TIME ZONE line.timezone) AS day,
         extract(hour FROM h AT TIME ZONE line.timezone) AS hour, avg(coalesce(c.received, 0)) AS messages
@@ -46,7 +46,7 @@ WITH line AS (
     ) AS messages
     FROM line
     CROSS JOIN LATERAL generate_series(
-        date_trunc('hour', greatest(line.quiet_from, %(now)s - %(look)s)), %(now)s, interval '1 hour') h
+        date_trunc('hour', greatest(line.quiet_from, %(look)s)), %(now)s, interval '1 hour') h
     JOIN usual ON usual.id = line.id AND usual.day = extract(isodow FROM h AT TIME ZONE line.timezone)
         AND usual.hour = extract(hour FROM h AT TIME ZONE line.timezone)
     GROUP BY line.id
@@ -73,7 +73,8 @@ def watch_silence(*, now: datetime) -> int:
         cursor.execute(
             _SILENT,
             {
-                "now": now, "history": HISTORY, "least": LEAST_HISTORY, "messages": LEAST_MESSAGES, "look": _LOOK,
+                "now": now, "history": now - HISTORY, "least": LEAST_HISTORY.days, "messages": LEAST_MESSAGES,
+                "look": now - _LOOK,
                 "limit": -math.log(CHANCE),
             },
         )  # fmt: skip
