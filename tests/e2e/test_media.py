@@ -59,7 +59,7 @@ def test_a_picture_comes_in_place_and_opens_large(browsers: Browsers, desk: Desk
     arrived(desk, second)
     expect(image(page, 1)).to_have_js_property("complete", True)
     image(page).click()
-    large = page.locator("media-view [data-large]")
+    large = page.locator("media-view dialog > img")
     expect(large).to_have_js_property("naturalWidth", 640)
     before = large.get_attribute("src")
     page.keyboard.press("ArrowRight")

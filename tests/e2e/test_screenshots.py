@@ -5,7 +5,6 @@ They are written to .data-test/screenshots; SCREENSHOTS_TO_DOCS=1 copies the cho
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
 import time
@@ -15,7 +14,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import Browsers
-from tests.e2e.desk import ASSETS, Customer, Desk, media, shots_folder
+from tests.e2e.desk import Customer, Desk, media, shots_folder
 from tests.e2e.test_conversation import open_ticket, row_of
 from tests.product import ROOT, Product
 
@@ -36,11 +35,9 @@ class Person(Customer):
 
 
 def picture(name: str, caption: str = "") -> dict[str, Any]:
-    """A photo with the small picture that phones send along."""
-    thumb = base64.b64encode((ASSETS / name.replace(".jpg", ".thumb.jpg")).read_bytes()).decode()
-    size = (ASSETS / name).stat().st_size
-    image = {"mimetype": "image/jpeg", "fileLength": size, "height": 960, "width": 1280, "jpegThumbnail": thumb}
-    return {"message": {"imageMessage": {**image, "caption": caption} if caption else image}}
+    """A photo, which is fetched from the simulator's media server."""
+    photo = {"media": media("image", name, mimetype="image/jpeg")}
+    return {**photo, "caption": caption} if caption else photo
 
 
 def save(page: Page, name: str) -> None:
@@ -152,7 +149,7 @@ def talk(people: dict[str, Person], desk: Desk, browser: Any) -> None:
     expect(ana.locator(".note-bubble")).to_be_visible()
     pause(ana)
     marina.sends({"text": "38, por favor!"}, {"media": media("audio", "audio-pedido.ogg", ptt=True)})
-    expect(ana.locator(".audio-card")).to_be_visible()
+    expect(ana.locator(".sound-card")).to_be_visible()
     pause(ana)
     ana.locator("message-composer").get_by_text("Responder", exact=True).click()
     reply(

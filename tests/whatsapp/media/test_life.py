@@ -15,6 +15,7 @@ from pytest_django.fixtures import Settings
 
 from leadengine import metrics
 from leadengine.accounts.scopes import service_scope
+from leadengine.operations.facts import media_jobs
 from tests.outbound import at_once, events_of, until
 from tests.test_ssrf import serving
 from tests.whatsapp.inbound import receive
@@ -158,6 +159,27 @@ def test_several_claimers_never_take_the_same_file(files: Files) -> None:
 def fetch_and_close() -> None:
     fetch_due()
     connection.close()
+
+
+def test_what_is_still_to_be_fetched_is_a_gauge(files: Files) -> None:
+    files.broker.behave(cdn={"gone": True})
+    files.sends(picture(), picture(PICTURE + b"2"))
+    claim_media(now=timezone.now(), most=1, busy=[], fresh=True)
+    with service_scope("test"), connection.cursor() as cursor:
+        assert media_jobs(cursor) == {"pending": 1, "downloading": 1}
+    files.due_now()
+    assert fetch_due() == 2
+    with service_scope("test"), connection.cursor() as cursor:
+        assert media_jobs(cursor) == {"pending": 0, "downloading": 0}
+
+
+def test_one_tenant_and_what_is_tried_again_never_take_every_hand(files: Files) -> None:
+    files.sends(*(picture(PICTURE + bytes([number])) for number in range(3)))
+    assert claim_media(now=timezone.now(), most=4, busy=[files.world.ipe.pk], fresh=False) == []
+    with service_scope("test"):
+        MessageMedia.objects.filter(pk=files.all()[0].pk).update(attempts=1)
+    assert len(claim_media(now=timezone.now(), most=4, busy=[], fresh=True)) == 2
+    assert len(claim_media(now=timezone.now(), most=4, busy=[], fresh=False)) == 1
 
 
 def test_one_hanging_file_delays_no_other(files: Files, settings: Settings) -> None:

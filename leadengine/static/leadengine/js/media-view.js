@@ -5,12 +5,12 @@ const RATES = [1, 1.5, 2];
 class MediaView extends HTMLElement {
   connectedCallback() {
     this.dialog = this.querySelector("dialog");
-    this.large = this.querySelector("[data-large]");
+    this.large = document.createElement("img");
     this.rate = Number(sessionStorage.getItem("media:rate")) || 1;
     document.addEventListener("click", (event) => this.click(event));
     document.addEventListener("play", ({ target }) => this.playing(target), true);
     document.addEventListener("keydown", (event) => this.dialog.open && this.press(event));
-    this.dialog.addEventListener("close", () => this.large.removeAttribute("src"));
+    this.dialog.addEventListener("close", () => this.large.remove());
   }
 
   click(event) {
@@ -19,6 +19,7 @@ class MediaView extends HTMLElement {
     if (picture && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
       event.preventDefault();
       this.show(picture);
+      this.dialog.prepend(this.large);
       this.dialog.showModal();
     } else if (at("[data-rate]")) this.faster();
     else if (at("media-view [data-step]")) this.step(Number(at("[data-step]").dataset.step));
