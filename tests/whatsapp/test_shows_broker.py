@@ -187,7 +187,8 @@ def test_04_what_may_have_left_is_never_sent_again_and_settled_by_what_comes_bac
             send(committed_world)
         settings.WHATSAPP_BROKER_URL = broker.url
     else:
-        broker.behave(**{fault: True}, sendTimeoutMs=20)
+        behaviour: dict[str, Any] = {fault: True, "sendTimeoutMs": 20}
+        broker.behave(**behaviour)
         send(committed_world)
         broker.behave()
     assert reload(message).status == "UNCONFIRMED"

@@ -142,6 +142,15 @@ async def test_unknown_control_calls_are_json_404(broker: Broker) -> None:
     assert await broker.call("POST", "/_sim/loja1/dance", {}) == (404, {"error": "unknown_control_call"})
 
 
+async def test_state_counts_what_the_broker_was_asked_and_not_the_control_calls(broker: Broker) -> None:
+    await broker.open()
+    for _ in range(2):
+        await broker.text()
+    await broker.call("GET", "/instances")
+    _, state = await broker.call("GET", "/_sim/state")
+    assert state["requests"] == {"POST /instances/loja1/send-text": 2, "GET /instances": 1}
+
+
 async def test_reset_leaves_nothing_and_never_repeats_an_id(broker: Broker, hook: Hook) -> None:
     await broker.open(autoAck=[])
     first = (await broker.inbound({"from": MARIA, "text": "oi"}))[0]
