@@ -42,7 +42,16 @@ from tickets.models import (
     TimelineRun,
 )
 from tickets.services.lifecycle import add_note, mark_read, save_draft
-from whatsapp.models import ParkedEffect, SessionEvent, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.models import (
+    GapFill,
+    InboundHour,
+    ParkedEffect,
+    SessionEvent,
+    WebhookEvent,
+    WebhookItem,
+    WhatsAppAtendimento,
+    WhatsAppSession,
+)
 
 SECRET = "IPESECRET"  # stands in every text of tenant A
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -142,6 +151,8 @@ def walled(world: World) -> World:
         OutboundAttempt.objects.create(**mine, message=answer, number=1, claim_token=uuid7(), claimed_at=now)
         Message.objects.filter(pk=answer.pk).update(status="FAILED", author=world.agent, error={"code": SECRET})
         SessionEvent.objects.create(**mine, session=world.line, new_status="connected", source="api")
+        GapFill.objects.create(**mine, session=world.line)
+        InboundHour.objects.create(**mine, session=world.line, hour=now, received=1)
         ParkedEffect.objects.create(
             **mine, session=world.line, external_id="X", kind="ack", data={}, expires_at=now + timedelta(days=1)
         )

@@ -188,8 +188,9 @@ def test_pair_that_was_parted_is_never_merged_again_by_itself(world: World) -> N
 def test_people_of_one_batch_who_share_an_address_are_one(world: World) -> None:
     known = arrive(world, phone=phone(1))
     people = [
-        Person((("phone", phone(7)),)), Person((("lid", "9"),), name="Bia"), Person((("phone", phone(7)), ("lid", "9"))),
-        Person((("lid", "8"),)), Person((("phone", phone(1)), ("lid", "8"))), Person((("jid", "x@y"),)),
+        Person((("phone", phone(7)),)), Person((("lid", "9"),), name="Bia"),
+        Person((("phone", phone(7)), ("lid", "9"))), Person((("lid", "8"),)),
+        Person((("phone", phone(1)), ("lid", "8"))), Person((("jid", "x@y"),)),
     ]  # fmt: skip
     with tenant_scope(world.ipe.pk):
         found = upsert_contacts(tenant_id=world.ipe.pk, people=people, now=NOW)

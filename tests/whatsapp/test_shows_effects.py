@@ -160,6 +160,21 @@ def test_15_poll_secret_is_sealed_and_shown_nowhere(committed_world: World) -> N
     assert secret not in str(answer) and "Qual turno?" in str(answer)
 
 
+def test_15_card_in_the_thread_shows_totals_and_votes(committed_world: World) -> None:
+    world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
+    deliver(raw(poll))
+    with tenant_scope(world.ipe.pk):
+        before = Message.objects.get(type="POLL").version
+        page = reverse("desk:ticket", args=[Ticket.objects.get().pk])
+    assert "poll-share" not in by_cookie(world.supervisor).get(page).content.decode()
+    vote, last = votes(poll, at=1), votes(poll, at=2)
+    deliver(choice(vote, poll, "Tarde"), raw(vote), choice(last, poll))
+    shown = by_cookie(world.supervisor).get(page).content.decode()
+    assert shown.count('class="poll-share"') == 2 and "retirou o voto" in shown and shown.count("Tarde") >= 2
+    with tenant_scope(world.ipe.pk):
+        assert Message.objects.get(type="POLL").version == before + 2  # a client takes the newer one in its place
+
+
 def test_15_poll_of_ours_counts_its_votes(committed_world: World) -> None:
     world = committed_world
     ours = asks("Confirma?", "Sim", "Não", from_me=True)
@@ -230,7 +245,8 @@ def test_16_reaction_is_activity_and_reopens_nothing(committed_world: World) -> 
     deliver(raw(reacts(message.id, "👍", at=5)))
     assert reason_count("accepted", "reaction") == before + 1
     with tenant_scope(world.ipe.pk):
-        assert Contact.objects.get().last_interaction_at > old
+        seen = Contact.objects.get().last_interaction_at
+        assert seen is not None and seen > old
         ticket = Ticket.objects.get()
         assert (ticket.status, ticket.reopened_count, ticket.unanswered_count) == ("RESOLVED", 0, 1)
 
@@ -368,7 +384,8 @@ def test_17_echo_settles_what_has_no_id(
     monkeypatch.setattr(timezone, "now", lambda: real() + timedelta(hours=hours))
     deliver_at_once(raw(echo), canonical(echo))
     with tenant_scope(world.ipe.pk):
-        row.refresh_from_db(), twice.refresh_from_db()
+        row.refresh_from_db()
+        twice.refresh_from_db()
         assert (row.external_id, row.status) == (echo.id, "DELIVERED")  # the oldest one, and its parked ack
         assert (twice.external_id, twice.status) == (None, status)
         assert Message.objects.filter(source="PHONE").count() == 0

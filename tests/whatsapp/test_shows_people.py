@@ -27,8 +27,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 IMAGE = {
     "imageMessage": {
-        "url": "https://mmg.whatsapp.net/x.enc", "directPath": "/x", "mediaKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
-        "mimetype": "image/jpeg", "fileLength": "12", "caption": "veja",
+        "url": "https://mmg.whatsapp.net/x.enc", "directPath": "/x",
+        "mediaKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "mimetype": "image/jpeg", "fileLength": "12",
+        "caption": "veja",
     }
 }  # fmt: skip
 

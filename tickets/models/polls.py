@@ -34,9 +34,7 @@ class Poll(TenantOwned):
 class PollVote(TenantOwned):
     """What one voter chose last; no options: the vote was withdrawn."""
 
-    poll = models.ForeignKey(
-        Poll, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="votes"
-    )
+    poll = models.ForeignKey(Poll, on_delete=models.CASCADE, db_constraint=False, db_index=False, related_name="votes")
     voter = models.CharField(max_length=255)  # `contact` in a direct chat, in groups the address of the person
     options = models.JSONField(default=list, db_default=[])
     at = models.DateTimeField()

@@ -149,9 +149,7 @@ def _hand_over(tenant_id: UUID, ids: Sequence[UUID], contact_id: UUID) -> int:
     return count
 
 
-def _announce(
-    tenant_id: UUID, states: Sequence[TicketState], turned: Sequence[TicketState], now: datetime
-) -> None:
+def _announce(tenant_id: UUID, states: Sequence[TicketState], turned: Sequence[TicketState], now: datetime) -> None:
     changes = {state.id for state in turned}
     channels = dict(Ticket.objects.filter(pk__in=[state.id for state in states]).values_list("pk", "channel"))
     for state in states:

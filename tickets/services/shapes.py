@@ -18,6 +18,7 @@ _WORDS = {
     "LOCATION": ("📍", "Location"),
     "CONTACT": ("👤", "Contact"),
     "POLL": ("📊", "Poll"),
+    "POLL_VOTE": ("📊", "Vote in a poll"),
     "TEMPLATE": ("🧾", "Template"),
     "UNKNOWN": ("❔", "Unsupported message"),
 }

@@ -18,7 +18,7 @@ from leadengine import metrics
 from leadengine.accounts.models import User
 from leadengine.errors import NotFound, ValidationFailed
 from leadengine.ids import uuid7
-from leads.models import Contact
+from leads.services import lock_current
 from tickets.models import Message, MessageMedia, Ticket
 from tickets.models.tickets import LIVE
 from tickets.payloads import MediaPayload, Payload, parse_payload
@@ -94,15 +94,17 @@ def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime,
     """Accept a message to a contact on a line: into its open ticket there, or into one that is opened for it.
 
     A new ticket goes to the line's default queue, assigned to the author when a person sends. `target` names what the
-    caller addressed, for the idempotency hash. Raises: as queue_message, and QueueMissing.
+    caller addressed, for the idempotency hash; a merged contact is the one it is part of. Raises: as queue_message,
+    and QueueMissing.
     """
     transport = get_transport(CHANNEL)
     transport.require_configured()
-    if not Contact.objects.for_tenant(line.tenant_id).filter(pk=contact_id).exists():
+    current = lock_current(tenant_id=line.tenant_id, contact_id=contact_id)
+    if current is None:
         raise NotFound
 
     def place() -> tuple[TicketState, Line]:
-        return _open_ticket(line, contact_id, wish, now), line
+        return _open_ticket(line, current, wish, now), line
 
     return _accept(transport, wish, line.tenant_id, target or f"contact:{contact_id}", place, now)
 

@@ -121,8 +121,9 @@ def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> N
         announce_ticket(tenant_id=line.tenant_id, state=one, changed=["timeline"], now=tried.finished_at)
     if unanswered and (seconds := state.first_response_seconds) is not None:
         transaction.on_commit(lambda: metrics.first_response_seconds.observe(seconds))
-    add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, claim.contact_id))
-    note_answers(tenant_id=line.tenant_id, answers=[(claim.contact_id, changes["sent_at"])])
+    # The ticket's contact, for the one that the message was claimed for may have been merged meanwhile.
+    add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, state.contact_id))
+    note_answers(tenant_id=line.tenant_id, answers=[(state.contact_id, changes["sent_at"])])
     if external_id is not None:
         transport.bound(
             tenant_id=line.tenant_id, session_id=line.id, external_id=external_id, now=tried.finished_at
