@@ -168,7 +168,7 @@ class DeadLetterAdmin(RowActions, BackOfficeAdmin):
     def error_line(self, event: Any) -> SafeString:
         words = event.trouble if sees_phones() else mask_numbers(event.trouble)
         headline = words.partition("\n")[0] or EMPTY  # the traceback follows it
-        return format_html('<span class="le-last le-muted" title="{0}">{0}</span>', headline)
+        return format_html('<span class="le-last le-muted le-error-line" title="{0}">{0}</span>', headline)
 
     @column(_("error"))
     def error_text(self, event: Any) -> Any:
