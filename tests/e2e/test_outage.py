@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import requests
+from playwright.sync_api import expect
 
-from tests.e2e.desk import PASSWORD, Customer, Desk, media
+from tests.e2e.conftest import Browsers
+from tests.e2e.desk import PASSWORD, Customer, Desk, media, shots_folder
 from tests.product import Product
 
 
@@ -143,6 +145,43 @@ def test_broker_8_a_webhook_that_is_slow_or_refuses_during_a_send_holds_up_nobod
         product.wait_for(lambda one=one: dict(one.messages()).get("demora") in {"SENT", "DELIVERED"}, 20)  # type: ignore[misc]
         assert [text for text, _ in one.messages()].count("demora") == 1
         assert len(one.got()) == 1
+
+
+@pytest.fixture
+def desk(product: Product) -> Desk:
+    """A line of its own: the history of this one is made up."""
+    return Desk(product, "calada", "Calada")
+
+
+@pytest.mark.slow
+def test_22_a_silent_line_shows_a_banner_to_the_supervisor_until_the_next_message(
+    browsers: Browsers, desk: Desk
+) -> None:
+    maria = desk.customer("Maria")
+    desk.change(
+        """INSERT INTO whatsapp_inboundhour (id, tenant_id, session_id, hour, received)
+           SELECT gen_random_uuid(), tenant_id, id, date_trunc('hour', now()) - n * interval '1 hour', 5
+           FROM whatsapp_sessions, generate_series(1, 400) n WHERE connection_id = %s""",
+        desk.line_id,
+    )
+    page, colleague = browsers.page("sofia"), browsers.page("ana")
+    expect(page.locator("#silent-lines")).to_be_attached()
+    expect(page.locator("#silent-lines .line-bar")).to_have_count(0)
+    desk.change(
+        """UPDATE whatsapp_sessions SET last_inbound_at = now() - interval '2 hours', connected_at = NULL
+           WHERE connection_id = %s""",
+        desk.line_id,
+    )
+    bar = page.locator("#silent-lines .line-bar")
+    expect(bar).to_have_count(1, timeout=75_000)  # the watch looks once a minute
+    expect(bar).to_contain_text("Loja")
+    expect(colleague.locator("#silent-lines")).to_have_count(0)
+    page.screenshot(path=shots_folder() / "silent-line.png")
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.screenshot(path=shots_folder() / "silent-line-phone-dark.png")
+    maria.writes("voltei")
+    expect(bar).to_have_count(0)
 
 
 def _answer(desk: Desk, customer: Customer, text: str) -> None:
