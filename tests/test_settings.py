@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NAME = re.compile(r'(?:text|flag|number|words|get)\(\s*"([A-Z][A-Z0-9_]+)"')
+NAME = re.compile(r'(?:text|flag|number|words|clock|get)\(\s*"([A-Z][A-Z0-9_]+)"')
 
 
 def test_code_reference_and_example_name_the_same_settings() -> None:
@@ -29,6 +29,7 @@ def test_code_reference_and_example_name_the_same_settings() -> None:
         ({"DEBUG": "maybe"}, "DEBUG"),
         ({"SESSION_HOURS": "many"}, "SESSION_HOURS"),
         ({"WHATSAPP_BROKER_SEND_TIMEOUT_MS": "5000"}, "WHATSAPP_BROKER_SEND_TIMEOUT_MS"),
+        ({"WHATSAPP_BROKER_ADAPTER": "nobody"}, "WHATSAPP_BROKER_ADAPTER"),
         ({"WHATSAPP_WEBHOOK_API_KEY": "change-me"}, "WHATSAPP_WEBHOOK_API_KEY"),
         ({"DATABASE_URL": "mysql://x@y/z"}, "DATABASE_URL"),
         ({"LEADENGINE_PROCESS": "web", "DATABASE_URL": ""}, "DATABASE_URL"),

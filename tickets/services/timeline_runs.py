@@ -24,6 +24,7 @@ from leadengine.ids import uuid7
 from leadengine.realtime.broadcast import broadcast
 from tickets.events import TimelineReconciled, TimelineSample
 from tickets.models import TimelineRun
+from tickets.models.tickets import LIVE
 from tickets.services.announce import announce_ticket
 from tickets.services.state import lock_tickets, save_tickets
 from tickets.services.timeline import Drift, find_drifts
@@ -159,7 +160,7 @@ def _repair(tenant_id: UUID, ids: Sequence[UUID], *, wait: bool) -> list[Drift]:
     save_tickets(tenant_id=tenant_id, states=states)
     for drift, state in zip(drifts, states, strict=True):
         announce_ticket(tenant_id=tenant_id, state=state, changed=["timeline"], now=now)
-        if "unanswered_count" in drift.changes:
+        if "unanswered_count" in drift.changes and state.status in LIVE:
             get_transport(CHANNEL).ticket_changed(tenant_id=tenant_id, ticket_id=state.id, now=now)
     return drifts
 
