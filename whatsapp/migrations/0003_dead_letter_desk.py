@@ -44,7 +44,7 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="webhookitem",
             index=models.Index(
-                condition=Q(("fate", "parked"), ("expires_at__isnull", False)),
+                condition=Q(("expires_at__isnull", False), ("fate", "parked")),
                 fields=["expires_at"],
                 name="webhook_item_expiry",
             ),
