@@ -84,7 +84,7 @@ def test_sound_plays_one_at_a_time_at_the_chosen_speed(browsers: Browsers, desk:
     expect(players.first).to_have_js_property("paused", True)
     page.locator("[data-rate]").first.click()
     expect(players.last).to_have_js_property("playbackRate", 1.5)
-    expect(page.locator("[data-rate]").last).to_have_text("1,5×")
+    expect(page.locator("[data-rate] [data-text]").last).to_have_text("1,5×")
 
 
 def test_a_document_is_a_card_that_leads_to_the_file(browsers: Browsers, desk: Desk) -> None:

@@ -68,7 +68,7 @@ class MediaView extends HTMLElement {
   }
 
   tellRate() {
-    for (const button of document.querySelectorAll("[data-rate]")) button.textContent = `${this.rate.toLocaleString()}×`;
+    for (const text of document.querySelectorAll("[data-rate] [data-text]")) text.textContent = `${this.rate.toLocaleString()}×`;
   }
 }
 
