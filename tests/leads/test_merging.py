@@ -33,6 +33,7 @@ from tests.conftest import World
 from tests.tickets.desk import arrive, give, nobody_id, phone
 from tests.whatsapp.inbound import receive, store, text_event
 from tickets.models import Message, Ticket, TicketEvent
+from tickets.services.state import lock_tickets
 from whatsapp.models import WhatsAppAtendimento
 from whatsapp.services.drain import drain_inbox
 
@@ -397,6 +398,44 @@ def test_merge_by_hand_beside_the_drain_loses_nothing(committed_world: World) ->
         assert Contact.objects.filter(merged_into=None).count() == 3
         assert Ticket.objects.filter(status="OPEN").count() == 3
         assert WhatsAppAtendimento.objects.filter(status="ATIVO").count() == 3
+
+
+def test_merge_waits_for_a_send_that_is_being_settled(committed_world: World) -> None:
+    """Who settles a send holds its row and then asks for the ticket: a merge must not come from the other side."""
+    world = committed_world
+    receive(text_event(phone=phone(1)), text_event(phone=phone(2)))
+    with tenant_scope(world.ipe.pk):
+        first, second = Ticket.objects.order_by("number")
+        Ticket.objects.filter(pk=second.pk).update(last_position=2)
+        sending = Message.objects.create(
+            tenant=world.ipe, ticket=second, contact_id=second.contact_id, session_id=world.line.pk, position=2,
+            direction="OUTBOUND", status="SENDING", source="AGENT", content="nossa", sent_at=NOW,
+            claim_token=nobody_id(), lease_until=NOW + timedelta(hours=1),
+        )  # fmt: skip
+    held = threading.Event()
+
+    def settle() -> None:
+        with tenant_scope(world.ipe.pk), connection.cursor() as cursor:
+            cursor.execute("SELECT id FROM tickets_message WHERE id = %s FOR UPDATE", [sending.pk])
+            held.set()
+            waiting = 0
+            while not waiting:
+                cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                waiting = cursor.fetchone()[0]
+            lock_tickets(tenant_id=world.ipe.pk, ids=[second.pk])
+            cursor.execute("UPDATE tickets_message SET status = 'SENT' WHERE id = %s", [sending.pk])
+
+    def merge() -> None:
+        held.wait(20)
+        with tenant_scope(world.ipe.pk):
+            merge_contacts(
+                actor=world.admin, target_id=first.contact_id, source_ids=[second.contact_id], now=NOW
+            )  # fmt: skip
+
+    assert at_once(settle, merge) == []
+    with tenant_scope(world.ipe.pk):
+        sending.refresh_from_db()
+        assert (sending.status, sending.contact_id) == ("SENT", first.contact_id)
 
 
 def test_one_pair_merged_by_two_people_at_once_is_merged_once(committed_world: World) -> None:
