@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connection
 
 from leadengine.accounts.scopes import tenant_scope
 from tests.conftest import World
-from tests.outbound import events_of
+from tests.environment import url
+from tests.outbound import events_of, queue, reload, until
 from tests.tickets.desk import arrive
 from tests.tickets.histories import BEGAN, PEOPLE, History, ids_of
+from tests.whatsapp.inbound import store
+from tickets.services.outbox.claiming import claim_due
 from tickets.services.outbox.settling import Try, settle
 from tickets.services.state import timeline_of
 from tickets.services.timeline import Drift, find_drifts
 from tickets.transports import Sent, get_transport
+from whatsapp.services.drain import drain_inbox
+from whatsapp.transport import BrokerTransport
 
 
 def drifts(world: World, history: History) -> list[Drift]:
@@ -66,3 +74,44 @@ def test_customer_who_writes_in_the_second_in_which_we_answer_waits(world: World
     assert (ticket.unanswered_count, ticket.waiting_since, ticket.last_outbound_at) == (1, at, at)
     assert (ticket.last_message_preview, ticket.last_direction) == ("Ainda estão aí?", "INBOUND")
     assert not drifts(world, history)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_ack_that_comes_while_its_message_gets_its_id_is_not_left_waiting(committed_world: World) -> None:
+    world, at = committed_world, datetime.now(UTC)
+    ticket = arrive(world, "Oi", at=at - timedelta(minutes=1))
+    message = queue(world, ticket)
+    with tenant_scope(world.ipe.pk):
+        line = get_transport("WHATSAPP").line(world.line.pk)
+    assert line is not None
+    (claim,) = claim_due(line=line, now=at)
+    store(ack_event("RACE1", 4))
+    answers: list[int] = []
+    draining = threading.Thread(target=lambda: [answers.append(drain_inbox()), connection.close()])
+
+    class Slow(BrokerTransport):
+        def bound(self, **about: Any) -> None:
+            """The ack is looked up between our own look for what waits and our commit."""
+            super().bound(**about)
+            draining.start()
+            until(lambda: not draining.is_alive() or _somebody_waits())
+
+    settle(transport=Slow(), claim=claim, tried=Try(Sent("RACE1", 200, "{}"), at, 5))
+    draining.join(20)
+    assert answers == [1]
+    assert reload(message).status == "READ"
+
+
+def ack_event(external_id: str, status: int) -> dict[str, Any]:
+    update = {"key": {"id": external_id, "fromMe": True, "remoteJid": f"{PEOPLE[0][1:]}@s.whatsapp.net"}}
+    return {
+        "event": "WHATSAPP_MESSAGES_UPDATE",
+        "instanceId": "ipe-01",
+        "payload": {"iid": "ipe-01", "raw": {"updates": [{**update, "update": {"status": status}}]}},
+    }
+
+
+def _somebody_waits() -> bool:
+    with psycopg.connect(url("leadengine_app")) as other:
+        row = other.execute("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'").fetchone()
+    return bool(row and row[0])

@@ -18,6 +18,7 @@ from leads.services import Person, lock_merging
 from tickets.services.arrivals import Arrival, Recorded, record_arrivals
 from tickets.services.echoes import Echo, settle_echoes
 from tickets.services.files import File
+from tickets.services.keys import lock_keys
 from whatsapp.schemas import Content, InboundMessage, Item, OutboundEcho, PollVote
 from whatsapp.services.atendimentos import follow_arrivals
 from whatsapp.services.effects import actor_of, apply_ack_items, apply_effects, count_votes
@@ -107,6 +108,7 @@ def process_batch(*, tenant_id: UUID, claims: Sequence[Claim], now: datetime) ->
     lines = _find_lines({work.session_id for work in works})
     lock_merging(tenant_id=tenant_id)  # before every row: a merge by hand waits for the batch, or the batch for it
     _lock_chats(works)
+    lock_keys((work.session_id, target) for work in works if (target := _target_of(work.item)))
     for work in works:
         if work.item.kind == "ignored":
             work.end("ignored", work.item.reason)
@@ -145,6 +147,13 @@ def _lock_chats(works: Sequence[Work]) -> None:
             "FROM unnest(%s::text[]) n ORDER BY 1) l",
             [sorted(names)],
         )
+
+
+def _target_of(item: Item) -> str | None:
+    """The message that an item changes, if that is its only purpose."""
+    if item.kind == "ack":
+        return item.external_id
+    return getattr(item, "target_external_id", None)
 
 
 def _settle_echoes(tenant_id: UUID, works: Sequence[Work], now: datetime) -> None:

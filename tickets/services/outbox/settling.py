@@ -15,6 +15,7 @@ from leadengine.ids import uuid7
 from leadengine.sql import dumps
 from leads.services import add_identities, note_answers
 from tickets.services.announce import announce_ticket
+from tickets.services.keys import lock_keys
 from tickets.services.outbox.announcing import announce_change
 from tickets.services.outbox.claiming import Claim
 from tickets.services.outbox.merging import absorb_echo
@@ -52,7 +53,10 @@ def settle(*, transport: Transport, claim: Claim, tried: Try) -> None:
     """Write what became of a claimed row. A row that something else settled meanwhile is left as it is."""
     with tenant_scope(claim.place.tenant_id):
         metrics.count(metrics.outbound_attempts.labels(code=tried.code))
-        row = _lock(claim, getattr(tried.result, "external_id", None))
+        external_id = getattr(tried.result, "external_id", None)
+        if external_id is not None:
+            lock_keys([(claim.order.line.id, external_id)])
+        row = _lock(claim, external_id)
         if row is None:
             _save_attempt(claim, tried, "LATE")
             return
