@@ -39,7 +39,7 @@ class SlimRequest(ASGIRequest):
         self.request_id = request_id_of(self.headers.get("X-Request-Id"))
 
     async def read_limited(self, limit: int, *, kept: int = 65_536) -> bytes:
-        """The whole body. Raises BodyTooLarge as soon as it passes the limit, with its first `kept` bytes in `.read`."""
+        """The whole body. Raises BodyTooLarge as soon as it passes the limit, its first `kept` bytes in `.read`."""
         declared = self.headers.get("Content-Length", "")
         too_large = declared.isdigit() and int(declared) > limit
         enough = min(kept, limit) if too_large else limit
