@@ -14,9 +14,10 @@ from leadengine.errors import DomainError
 from leads.services import Person
 from tests.conftest import World
 from tickets.models import Message, Ticket
-from tickets.services.arrivals import Arrival, File, record_arrivals
+from tickets.services.arrivals import Arrival, record_arrivals
 from tickets.services.echoes import Echo, settle_echoes
 from tickets.services.effects import Ack, apply_acks, edit_message, revoke_message
+from tickets.services.files import File
 from tickets.services.lifecycle import close_ticket
 from tickets.services.outbox import cancel_message, queue_message, resend_message, sweep_outbox
 from tickets.services.outbox.claiming import Claim, claim_due
@@ -121,14 +122,14 @@ class History:
     def ack(self) -> None:
         rows = self._messages(direction="OUTBOUND", external_id__isnull=False)
         if rows:
-            self._change_own(self.random.choice(rows).external_id)
+            self._change_own(str(self.random.choice(rows).external_id))
 
     def edit(self) -> None:
         for row in self._any_with_id():
             with tenant_scope(self.tenant_id):
                 actor = "me" if row.direction == "OUTBOUND" else "x"
                 edit_message(
-                    tenant_id=self.tenant_id, key=(row.session_id, row.external_id), actor=actor, text=self._text(),
+                    tenant_id=self.tenant_id, key=_key(row), actor=actor, text=self._text(),
                     at=self._at(),
                 )  # fmt: skip
 
@@ -136,8 +137,7 @@ class History:
         for row in self._any_with_id():
             with tenant_scope(self.tenant_id):
                 actor = "me" if row.direction == "OUTBOUND" else "x"
-                key = (row.session_id, row.external_id)
-                revoke_message(tenant_id=self.tenant_id, key=key, actor=actor, at=self._at())
+                revoke_message(tenant_id=self.tenant_id, key=_key(row), actor=actor, at=self._at())
 
     def cancel(self) -> None:
         self._act_on(cancel_message, status="QUEUED")
@@ -184,17 +184,16 @@ class History:
                 self.told.append(error.code)
 
     def _outcome(self) -> Sent | SendFailure:
-        return self.random.choice(
-            [
-                Sent(self._id(), 200, "{}"),
-                Sent(self._id(), 200, "{}"),
-                Sent(None, 200, "{}"),
-                OutcomeUnknown("BROKER_TIMEOUT", "?"),
-                Refused("MESSAGE_REJECTED", "não"),
-                Refused("MESSAGE_REJECTED", "não", external_id=self._id()),
-                Retryable("BROKER_UNREACHABLE", "depois"),
-            ]
-        )
+        outcomes: list[Sent | SendFailure] = [
+            Sent(self._id(), 200, "{}"),
+            Sent(self._id(), 200, "{}"),
+            Sent(None, 200, "{}"),
+            OutcomeUnknown("BROKER_TIMEOUT", "?"),
+            Refused("MESSAGE_REJECTED", "não"),
+            Refused("MESSAGE_REJECTED", "não", external_id=self._id()),
+            Retryable("BROKER_UNREACHABLE", "depois"),
+        ]
+        return self.random.choice(outcomes)
 
     def _any_with_id(self) -> list[Message]:
         rows = self._messages(external_id__isnull=False)
@@ -216,6 +215,12 @@ class History:
 
     def _text(self) -> str:
         return f"texto {self.random.randrange(1000)}"
+
+
+def _key(row: Message) -> tuple[UUID, str]:
+    assert row.session_id is not None
+    assert row.external_id is not None
+    return row.session_id, row.external_id
 
 
 def ids_of(tickets: list[Ticket]) -> list[UUID]:

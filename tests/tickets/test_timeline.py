@@ -87,7 +87,12 @@ def test_ack_that_comes_while_its_message_gets_its_id_is_not_left_waiting(commit
     (claim,) = claim_due(line=line, now=at)
     store(ack_event("RACE1", 4))
     answers: list[int] = []
-    draining = threading.Thread(target=lambda: [answers.append(drain_inbox()), connection.close()])
+
+    def drain() -> None:
+        answers.append(drain_inbox())
+        connection.close()
+
+    draining = threading.Thread(target=drain)
 
     class Slow(BrokerTransport):
         def bound(self, **about: Any) -> None:

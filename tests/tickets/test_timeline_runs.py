@@ -70,7 +70,7 @@ def ten_tickets(world: World) -> list[Ticket]:
     began = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
     tickets = []
     for number in range(10):
-        where = {"phone": phone(number), "name": f"C{number}"}
+        where: Any = {"phone": phone(number), "name": f"C{number}"}
         arrive(world, "Oi", "Bom dia", at=began + timedelta(minutes=number), **where)
         tickets.append(
             arrive(world, "Olá", at=began + timedelta(minutes=number, seconds=30), direction="OUTBOUND", **where)
