@@ -111,9 +111,12 @@ def test_19_what_was_given_up_comes_with_the_next_reading_once_and_the_list_is_e
 
 
 def test_what_was_delivered_leaves_no_row_drained_or_not(committed_world: World, broker: Broker) -> None:
+    broker.control("ipe-01/inbound", {"from": MARIA, "text": "zero"})
+    delivered(broker, 2)
+    broker.hook.let_in()  # stored as a message
     broker.control("ipe-01/inbound", [{"from": MARIA, "text": "um"}, {"from": MARIA, "text": "dois"}])
     broker.control("ipe-01/inbound", {"from": MARIA, "text": "status", "group": "status@broadcast"})
-    delivered(broker, 5)
+    delivered(broker, 7)
     store(*broker.hook.bodies[:3])  # committed, and nobody has drained it
     broker.hook.bodies = broker.hook.bodies[3:]
     request_gap_fills(now=timezone.now())
@@ -121,7 +124,7 @@ def test_what_was_delivered_leaves_no_row_drained_or_not(committed_world: World,
     assert (pulled(), events(broker)) == ([], [])
     drain_inbox()
     broker.hook.let_in()
-    assert sorted(texts(committed_world)) == ["dois", "um"]
+    assert sorted(texts(committed_world)) == ["dois", "um", "zero"]
 
 
 def test_what_somebody_else_answered_with_2xx_is_found_by_its_identity(committed_world: World, broker: Broker) -> None:
