@@ -67,13 +67,13 @@ def check(raw: bytes, entries: int) -> None:
 
 @given(body=changed_bodies())
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_05_changed_bodies_are_taken_and_each_item_has_one_fate(lines: World, body: Any) -> None:
+def test_inbound_05_changed_bodies_are_taken_and_each_item_has_one_fate(lines: World, body: Any) -> None:
     if not isinstance(body, dict | list):
         body = [body]
     check(json.dumps(body).replace("Infinity", "1e999").encode(), len(split_body(body)))
 
 
-def test_05_every_key_of_every_known_body_removed(lines: World) -> None:
+def test_inbound_05_every_key_of_every_known_body_removed(lines: World) -> None:
     """Some hundred bodies in batches: a batch has one request and one drain for many entries."""
     changed: list[Any] = []
     for body in BODIES:
@@ -89,7 +89,7 @@ def test_05_every_key_of_every_known_body_removed(lines: World) -> None:
         check(json.dumps(part).encode(), len(split_body(part)))
 
 
-def test_05_a_batch_for_two_tenants_shows_each_only_its_own(lines: World) -> None:
+def test_inbound_05_a_batch_for_two_tenants_shows_each_only_its_own(lines: World) -> None:
     batch = [text_event("deles", instance="cedro-01"), text_event("nosso"), {"event": "?"}, 7, text_event(instance="x")]
     answer = call("POST", json.dumps({"events": batch}).encode(), KEY)
     assert (answer.status, answer.json["queued"]) == (202, 2)

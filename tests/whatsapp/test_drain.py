@@ -50,7 +50,7 @@ def picture(world: World) -> dict[str, Any]:
         }
 
 
-def test_corpus_leaves_the_totals_of_the_broker_page(committed_world: World) -> None:
+def test_inbound_01_corpus_leaves_the_totals_of_the_broker_page(committed_world: World) -> None:
     use_loja1(committed_world)
     receive(*corpus())
     seen = picture(committed_world)
@@ -68,7 +68,7 @@ def test_corpus_leaves_the_totals_of_the_broker_page(committed_world: World) -> 
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_corpus_twice_and_shuffled_leaves_the_same(committed_world: World, seed: int) -> None:
+def test_inbound_01_corpus_twice_and_shuffled_leaves_the_same(committed_world: World, seed: int) -> None:
     use_loja1(committed_world)
     bodies = corpus()
     receive(*bodies)
@@ -82,7 +82,7 @@ def test_corpus_twice_and_shuffled_leaves_the_same(committed_world: World, seed:
     _assert_gapless(committed_world)
 
 
-def test_corpus_by_four_clients_and_drainers_at_once(committed_world: World) -> None:
+def test_inbound_01_corpus_by_four_clients_and_drainers_at_once(committed_world: World) -> None:
     use_loja1(committed_world)
     receive(*corpus())
     expected = picture(committed_world)
@@ -105,7 +105,7 @@ def test_corpus_by_four_clients_and_drainers_at_once(committed_world: World) -> 
     _assert_gapless(committed_world)
 
 
-def test_hundred_first_messages_make_one_contact_ticket_and_lead(committed_world: World) -> None:
+def test_inbound_07_hundred_first_messages_make_one_contact_ticket_and_lead(committed_world: World) -> None:
     store(*(text_event(f"mensagem {n}") for n in range(100)))
     threads = [threading.Thread(target=_drain_and_close) for _ in range(4)]
     for thread in threads:

@@ -34,7 +34,7 @@ def found(answer: tuple[int, Any]) -> set[tuple[str, str]]:
     return {(one["check"], one["id"]) for one in told["differences"]}
 
 
-def test_01_the_corpus_in_any_order_and_twice_is_proved(
+def test_inbound_01_the_corpus_in_any_order_and_twice_is_proved(
     committed_world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with service_scope("test"):

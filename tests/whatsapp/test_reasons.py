@@ -251,7 +251,7 @@ def test_every_reason_has_its_cause_here() -> None:
 
 
 @pytest.mark.parametrize("reason", RESULTS)
-def test_21_each_reason_is_seen_after_its_cause(committed_world: World, reason: str) -> None:
+def test_inbound_21_each_reason_is_seen_after_its_cause(committed_world: World, reason: str) -> None:
     pair = RESULTS[reason], reason
     before, _ = scrape()
     assert pair in before, "known from the start, so that the first one is seen"
@@ -260,7 +260,7 @@ def test_21_each_reason_is_seen_after_its_cause(committed_world: World, reason: 
     assert after[pair] >= before[pair] + 1
 
 
-def test_21_labels_hold_no_tenant_session_or_phone_and_histograms_have_buckets(committed_world: World) -> None:
+def test_inbound_21_labels_hold_no_tenant_session_or_phone_and_histograms_have_buckets(committed_world: World) -> None:
     taken(text_event(phone="+5511987650000"), upsert(raw({})))
     _, page = scrape()
     ours = [line for line in page.splitlines() if line.startswith(OF_THIS_PAGE)]

@@ -159,12 +159,12 @@ def digests() -> dict[str, Any]:
     return found
 
 
-def test_22_commands_with_a_dry_run_are_known() -> None:
+def test_inbound_22_commands_with_a_dry_run_are_known() -> None:
     assert {"reprocess_webhook_events", "erase_old_webhooks", "replay_webhooks"} <= set(dry_commands())
 
 
 @pytest.mark.django_db(transaction=True)
-def test_22_no_dry_run_changes_a_row(committed_world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inbound_22_no_dry_run_changes_a_row(committed_world: World, capsys: pytest.CaptureFixture[str]) -> None:
     receive(text_event("um", external_id="A"), text_event("um", external_id="A"), text_event(instance="nada"))
     receive(text_event("velho", phone="+551188887777"), text_event("novo", phone="+5511988887777"))
     store(text_event("pendente"))

@@ -144,7 +144,7 @@ def test_who_may_run_an_event_again(committed_world: World) -> None:
 # --- Orphans -----------------------------------------------------------------------------------------------------
 
 
-def test_06_unknown_instance_is_kept_for_a_superuser_who_claims_it(committed_world: World) -> None:
+def test_inbound_06_unknown_instance_is_kept_for_a_superuser_who_claims_it(committed_world: World) -> None:
     world = committed_world
     before = _sessions()
     receive(text_event("de ninguém", instance="perdida", external_id="ORPHAN1"))

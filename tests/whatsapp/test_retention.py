@@ -55,7 +55,7 @@ def bodies() -> dict[UUID, bool]:
         return {pk: body is not None for pk, body, _ in rows}
 
 
-def test_22_bodies_past_their_time_are_gone_and_their_lines_stay(committed_world: World) -> None:
+def test_inbound_22_bodies_past_their_time_are_gone_and_their_lines_stay(committed_world: World) -> None:
     gone = [aged(31), aged(31, "REJECTED"), aged(91, "FAILED", "failed"), aged(91, "ORPHAN"), aged(399)]
     kept = [
         aged(29), aged(31, "FAILED", "failed"), aged(89, "ORPHAN"), aged(40, fate="parked"), aged(200, fate="pending"),

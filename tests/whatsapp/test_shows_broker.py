@@ -92,14 +92,14 @@ def told(route: str = SEND, *, method: str = "POST", name: str = "ipe-01", body:
         ({}, {}, "OK"),
     ],
 )
-def test_03_each_row_of_the_error_table_gives_its_code(broker: Broker, behaviour: Any, call: Any, code: str) -> None:
+def test_broker_03_each_row_of_the_error_table_gives_its_code(broker: Broker, behaviour: Any, call: Any, code: str) -> None:
     if "risk" in behaviour:
         requests.post(f"{broker.url}/instances/ipe-01/risk/pause", headers={"x-api-key": KEY}, timeout=10)
     broker.behave(**behaviour)
     assert told(**call) == code
 
 
-def test_03_a_wrong_key_and_a_dead_broker(broker: Broker, settings: Any) -> None:
+def test_broker_03_a_wrong_key_and_a_dead_broker(broker: Broker, settings: Any) -> None:
     settings.WHATSAPP_BROKER_API_KEY = ["another"]
     assert told() == "BROKER_AUTH"
     settings.WHATSAPP_BROKER_URL = f"http://127.0.0.1:{closed_port()}"
@@ -124,7 +124,7 @@ def test_03_a_wrong_key_and_a_dead_broker(broker: Broker, settings: Any) -> None
         (504, "BROKER_ERROR?", "BROKER_ERROR?"),
     ],
 )
-def test_03_unknown_words_and_pages_have_a_code(settings: Any, status: int, word: str, page: str) -> None:
+def test_broker_03_unknown_words_and_pages_have_a_code(settings: Any, status: int, word: str, page: str) -> None:
     with Wire(status, {"error": "a_word_that_nobody_knows"}) as wire:
         settings.WHATSAPP_BROKER_URL = wire.url
         assert told() == word
@@ -141,14 +141,14 @@ def test_03_unknown_words_and_pages_have_a_code(settings: Any, status: int, word
         (503, ("instance_offline", "INSTANCE_DISCONNECTED"), ("socket_unavailable", "BROKER_ERROR?")),
     ],
 )
-def test_03_the_same_status_with_two_texts_gives_two_codes(settings: Any, status: int, first: Any, second: Any) -> None:
+def test_broker_03_the_same_status_with_two_texts_gives_two_codes(settings: Any, status: int, first: Any, second: Any) -> None:
     for word, code in (first, second):
         with Wire(status, {"error": word}) as wire:
             settings.WHATSAPP_BROKER_URL = wire.url
             assert told() == code
 
 
-def test_03_a_caller_of_a_proxy_is_told_by_status() -> None:
+def test_broker_03_a_caller_of_a_proxy_is_told_by_status() -> None:
     found = {kind.code: kind.status for kind in client.BrokerError.__subclasses__()}
     found |= {kind.code: kind.status for kind in client.BrokerFailed.__subclasses__()}
     assert found | {"INSTANCE_EXISTS": 409} == {
@@ -163,7 +163,7 @@ def test_03_a_caller_of_a_proxy_is_told_by_status() -> None:
 
 
 @pytest.mark.slow
-def test_04_a_send_of_30_seconds_is_sent_once(committed_world: World, broker: Broker) -> None:
+def test_broker_04_a_send_of_30_seconds_is_sent_once(committed_world: World, broker: Broker) -> None:
     broker.behave(sendDelayMs=30_000)
     message = queue(committed_world, conversation(committed_world), "devagar")
     send(committed_world)
@@ -174,7 +174,7 @@ def test_04_a_send_of_30_seconds_is_sent_once(committed_world: World, broker: Br
 
 @pytest.mark.parametrize("acked_first", [False, True], ids=["echo", "ack before the echo"])
 @pytest.mark.parametrize("fault", ["sendTimeout", "dropResponse", "bad gateway"])
-def test_04_what_may_have_left_is_never_sent_again_and_settled_by_what_comes_back(
+def test_broker_04_what_may_have_left_is_never_sent_again_and_settled_by_what_comes_back(
     committed_world: World, broker: Broker, settings: Any, fault: str, acked_first: bool
 ) -> None:
     message = queue(committed_world, conversation(committed_world), "talvez")
@@ -221,7 +221,7 @@ def wake(world: World) -> None:
         wake_session(session_id=world.line.pk, now=timezone.now())
 
 
-def test_05_an_offline_line_waits_and_leaves_after_open(committed_world: World, broker: Broker) -> None:
+def test_broker_05_an_offline_line_waits_and_leaves_after_open(committed_world: World, broker: Broker) -> None:
     broker.behave(offline=True)
     broker.control("ipe-01/close", {"statusCode": 428})
     message = queue(committed_world, conversation(committed_world))
@@ -236,7 +236,7 @@ def test_05_an_offline_line_waits_and_leaves_after_open(committed_world: World, 
 
 
 @pytest.mark.slow
-def test_05_the_21st_send_in_15_seconds_leaves_after_the_window(committed_world: World, broker: Broker) -> None:
+def test_broker_05_the_21st_send_in_15_seconds_leaves_after_the_window(committed_world: World, broker: Broker) -> None:
     broker.behave(rate={"max": 20, "windowMs": 15_000})
     ticket = conversation(committed_world)
     rows = [queue(committed_world, ticket, f"{n:02}") for n in range(21)]
@@ -252,7 +252,7 @@ def test_05_the_21st_send_in_15_seconds_leaves_after_the_window(committed_world:
     assert broker.texts() == [f"{n:02}" for n in range(21)]
 
 
-def test_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(committed_world: World, broker: Broker) -> None:
+def test_broker_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(committed_world: World, broker: Broker) -> None:
     ticket, known = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
     broker.control("ipe-01/inbound", {"from": "5511977776666", "text": "Oi"})
     broker.behave(risk={"threshold": 0.7})
@@ -272,7 +272,7 @@ def test_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(committe
 # --- Show 9 -------------------------------------------------------------------------------------------------------
 
 
-def test_09_what_the_broker_cannot_reach_is_refused_before_it_is_asked(committed_world: World, broker: Broker) -> None:
+def test_broker_09_what_the_broker_cannot_reach_is_refused_before_it_is_asked(committed_world: World, broker: Broker) -> None:
     broker.behave(lid="only")
     broker.control("ipe-01/inbound", {"from": "5511955554444", "pushName": "Lídia", "text": "oi"})
     broker.behave()
@@ -309,7 +309,7 @@ def tickets(world: World) -> int:
 # --- Show 10 ------------------------------------------------------------------------------------------------------
 
 
-def test_10_after_a_logout_the_queued_messages_leave_in_order(committed_world: World, broker: Broker) -> None:
+def test_broker_10_after_a_logout_the_queued_messages_leave_in_order(committed_world: World, broker: Broker) -> None:
     ticket = conversation(committed_world)
     broker.control("ipe-01/close", {"statusCode": 401})
     rows = [queue(committed_world, ticket, text) for text in ("um", "dois", "três")]
@@ -331,7 +331,7 @@ def test_10_after_a_logout_the_queued_messages_leave_in_order(committed_world: W
 # --- Show 13 ------------------------------------------------------------------------------------------------------
 
 
-def test_13_the_log_of_failing_sends_holds_no_key_phone_or_text(
+def test_broker_13_the_log_of_failing_sends_holds_no_key_phone_or_text(
     committed_world: World, broker: Broker, tmp_path: Path
 ) -> None:
     ticket = conversation(committed_world)
@@ -366,7 +366,7 @@ def test_13_the_log_of_failing_sends_holds_no_key_phone_or_text(
         assert secret not in said
 
 
-def test_13_a_redirect_is_not_followed(committed_world: World, settings: Any) -> None:
+def test_broker_13_a_redirect_is_not_followed(committed_world: World, settings: Any) -> None:
     message = queue(committed_world, conversation(committed_world))
     with Wire(307) as wire, Wire() as elsewhere:
         wire.headers = {"Location": elsewhere.url}
@@ -376,7 +376,7 @@ def test_13_a_redirect_is_not_followed(committed_world: World, settings: Any) ->
     assert reload(message).status == "UNCONFIRMED"
 
 
-def test_13_a_get_is_tried_three_times_on_a_refused_connection_a_send_once(
+def test_broker_13_a_get_is_tried_three_times_on_a_refused_connection_a_send_once(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "REPEATS", (0.01, 0.02))

@@ -53,7 +53,7 @@ def emojis(world: World) -> list[str]:
 
 
 @pytest.mark.parametrize("target_last", [False, True])
-def test_16_reaction_set_changed_and_removed(committed_world: World, target_last: bool) -> None:
+def test_inbound_16_reaction_set_changed_and_removed(committed_world: World, target_last: bool) -> None:
     world, message = committed_world, says("oi")
     steps = [("👍", ["👍"]), ("❤️", ["❤️"]), ("", [])]
     if not target_last:
@@ -77,13 +77,13 @@ def test_16_reaction_set_changed_and_removed(committed_world: World, target_last
         assert not ParkedEffect.objects.exclude(kind="twin").exists()
 
 
-def test_16_reactions_out_of_order_before_their_target(committed_world: World) -> None:
+def test_inbound_16_reactions_out_of_order_before_their_target(committed_world: World) -> None:
     message = says("oi")
     deliver(raw(reacts(message.id, "❤️", at=9)), raw(reacts(message.id, "👍", at=3)), raw(message))
     assert emojis(committed_world) == ["❤️"]
 
 
-def test_16_one_person_by_lid_and_phone_has_one_reaction(committed_world: World) -> None:
+def test_inbound_16_one_person_by_lid_and_phone_has_one_reaction(committed_world: World) -> None:
     world, message = committed_world, says("oi", lid=LID)
     by_lid, by_phone = reacts(message.id, "👍", at=1, lid=LID, lid_only=True), reacts(message.id, "", at=2)
     deliver(raw(message), raw(by_lid), raw(by_phone))
@@ -92,7 +92,7 @@ def test_16_one_person_by_lid_and_phone_has_one_reaction(committed_world: World)
         assert MessageReaction.objects.count() == 1
 
 
-def test_16_reaction_is_activity_and_reopens_nothing(committed_world: World) -> None:
+def test_inbound_16_reaction_is_activity_and_reopens_nothing(committed_world: World) -> None:
     world, message = committed_world, says("oi")
     deliver(raw(message))
     with tenant_scope(world.ipe.pk):
@@ -114,7 +114,7 @@ def test_16_reaction_is_activity_and_reopens_nothing(committed_world: World) -> 
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_16_edits_keep_the_old_texts_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
+def test_inbound_16_edits_keep_the_old_texts_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
     world, message = committed_world, says("versão um")
     talk = [message, edits(message.id, "versão dois", at=5), edits(message.id, "versão três", at=9)]
     deliver(*(raw(talk[index]) for index in order))
@@ -129,7 +129,7 @@ def test_16_edits_keep_the_old_texts_in_every_order(committed_world: World, orde
 
 
 @pytest.mark.parametrize("target_last", [False, True])
-def test_16_revoke_hides_the_text_from_agents(committed_world: World, target_last: bool) -> None:
+def test_inbound_16_revoke_hides_the_text_from_agents(committed_world: World, target_last: bool) -> None:
     world, message = committed_world, says("segredo meu")
     bodies = [raw(message), raw(revokes(message.id, at=4))]
     deliver(*(reversed(bodies) if target_last else bodies))
@@ -153,7 +153,7 @@ def test_16_revoke_hides_the_text_from_agents(committed_world: World, target_las
 
 @pytest.mark.parametrize("target_last", [False, True])
 @pytest.mark.parametrize("by", [{"sender": JOAO}, {"sender": MARIA, "from_me": True}])
-def test_16_revoke_and_edit_by_another_participant_do_nothing(
+def test_inbound_16_revoke_and_edit_by_another_participant_do_nothing(
     committed_world: World, target_last: bool, by: dict[str, Any]
 ) -> None:
     message = says("da Maria", chat=GROUP, sender=MARIA)
@@ -167,7 +167,7 @@ def test_16_revoke_and_edit_by_another_participant_do_nothing(
         assert Message.objects.get().revoked_at is not None
 
 
-def test_16_parked_effect_is_kept_seven_days_and_no_longer(
+def test_inbound_16_parked_effect_is_kept_seven_days_and_no_longer(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, real = committed_world, timezone.now

@@ -49,7 +49,7 @@ def in_flight() -> dict[str, Any]:
     return {"claim_token": "0189c000-0000-7000-8000-000000000000", "lease_until": timezone.now() + timedelta(minutes=1)}
 
 
-def test_17_echo_before_the_answer_waits_until_the_send_is_settled(committed_world: World) -> None:
+def test_inbound_17_echo_before_the_answer_waits_until_the_send_is_settled(committed_world: World) -> None:
     world = committed_world
     deliver(raw(says("oi")))
     row = ours(world, "SENDING", **in_flight())
@@ -70,7 +70,7 @@ def test_17_echo_before_the_answer_waits_until_the_send_is_settled(committed_wor
 
 @pytest.mark.parametrize("hours", [0, 5])
 @pytest.mark.parametrize("status", ["UNCONFIRMED", "SENT"])
-def test_17_echo_settles_what_has_no_id(
+def test_inbound_17_echo_settles_what_has_no_id(
     committed_world: World, status: str, hours: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also long after: the broker may have been away when it came back."""
@@ -90,7 +90,7 @@ def test_17_echo_settles_what_has_no_id(
         assert Message.objects.filter(source="PHONE").count() == 0
 
 
-def test_17_unconfirmed_is_settled_by_an_ack(committed_world: World) -> None:
+def test_inbound_17_unconfirmed_is_settled_by_an_ack(committed_world: World) -> None:
     world = committed_world
     deliver(raw(says("oi")))
     row = ours(world, "UNCONFIRMED", external_id="KNOWN")
@@ -105,7 +105,7 @@ def test_17_unconfirmed_is_settled_by_an_ack(committed_world: World) -> None:
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_17_message_typed_on_the_phone_appears_once(committed_world: World, ended: bool) -> None:
+def test_inbound_17_message_typed_on_the_phone_appears_once(committed_world: World, ended: bool) -> None:
     world = committed_world
     deliver(raw(says("oi", push_name="Maria")))
     if ended:
@@ -125,7 +125,7 @@ def test_17_message_typed_on_the_phone_appears_once(committed_world: World, ende
         assert Contact.objects.get().name == "Maria"
 
 
-def test_17_first_word_from_the_phone_opens_a_ticket_that_waits_for_nobody(committed_world: World) -> None:
+def test_inbound_17_first_word_from_the_phone_opens_a_ticket_that_waits_for_nobody(committed_world: World) -> None:
     deliver(raw(says("olá, aqui é da loja", from_me=True)))
     with tenant_scope(committed_world.ipe.pk):
         ticket = Ticket.objects.get()
@@ -138,7 +138,7 @@ def test_17_first_word_from_the_phone_opens_a_ticket_that_waits_for_nobody(commi
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3, 4, 5]))[::7])
 @pytest.mark.parametrize("parked", [False, True])
-def test_18_acks_in_every_order_end_in_the_highest(
+def test_inbound_18_acks_in_every_order_end_in_the_highest(
     committed_world: World, order: tuple[int, ...], parked: bool
 ) -> None:
     world, echo = committed_world, says("nossa", from_me=True)
@@ -154,7 +154,7 @@ def test_18_acks_in_every_order_end_in_the_highest(
         assert not WebhookItem.objects.filter(fate__in=["parked", "pending", "failed"]).exists()
 
 
-def test_18_error_stands_between_sent_and_delivered(committed_world: World) -> None:
+def test_inbound_18_error_stands_between_sent_and_delivered(committed_world: World) -> None:
     world, echo = committed_world, says("nossa", from_me=True)
     deliver(raw(echo), ack(echo.id, 2), ack(echo.id, 0, messageStubParameters=["463"]))
     with tenant_scope(world.ipe.pk):
@@ -171,7 +171,7 @@ def test_18_error_stands_between_sent_and_delivered(committed_world: World) -> N
         assert Ticket.objects.get().outbound_count == 1
 
 
-def test_18_delivered_and_read_in_one_second_give_read(committed_world: World) -> None:
+def test_inbound_18_delivered_and_read_in_one_second_give_read(committed_world: World) -> None:
     world, echo = committed_world, says("nossa", from_me=True)
     deliver(raw(echo))
     deliver_at_once(*(ack(echo.id, status, messageTimestamp=NOW + 5) for status in (3, 4)))
@@ -180,7 +180,7 @@ def test_18_delivered_and_read_in_one_second_give_read(committed_world: World) -
         assert row.status == "READ" and row.read_at == row.delivered_at == datetime.fromtimestamp(NOW + 5, UTC)
 
 
-def test_18_acks_of_other_people_and_unknown_words_change_nothing(committed_world: World) -> None:
+def test_inbound_18_acks_of_other_people_and_unknown_words_change_nothing(committed_world: World) -> None:
     echo = says("nossa", from_me=True)
     deliver(raw(echo), ack(echo.id, 9))
     foreign = ack(echo.id, 4)

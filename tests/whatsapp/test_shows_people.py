@@ -75,7 +75,7 @@ def deliver_twins(order: str, first: Any, second: Any) -> None:
 # --- 8 ----------------------------------------------------------------------------------------------------------
 
 
-def test_08_same_id_in_two_sessions_and_two_tenants_is_two_messages(committed_world: World) -> None:
+def test_inbound_08_same_id_in_two_sessions_and_two_tenants_is_two_messages(committed_world: World) -> None:
     world = committed_world
     with service_scope("test"):
         WhatsAppSession.objects.create(
@@ -89,7 +89,7 @@ def test_08_same_id_in_two_sessions_and_two_tenants_is_two_messages(committed_wo
             assert Contact.objects.count() == 1 and Ticket.objects.count() == len(expected)
 
 
-def test_08_same_event_three_times_over_25_hours_makes_one(
+def test_inbound_08_same_event_three_times_over_25_hours_makes_one(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, real = text_event("uma vez", external_id="ONCE"), timezone.now
@@ -106,7 +106,7 @@ def test_08_same_event_three_times_over_25_hours_makes_one(
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_09_twins_make_one_message_and_media_gets_its_keys(committed_world: World, order: str) -> None:
+def test_inbound_09_twins_make_one_message_and_media_gets_its_keys(committed_world: World, order: str) -> None:
     message = says(IMAGE)
     deliver_twins(order, canonical(message), raw(message))
     with tenant_scope(committed_world.ipe.pk):
@@ -118,7 +118,7 @@ def test_09_twins_make_one_message_and_media_gets_its_keys(committed_world: Worl
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_09_hollow_gets_the_text_of_its_twin(committed_world: World, order: str) -> None:
+def test_inbound_09_hollow_gets_the_text_of_its_twin(committed_world: World, order: str) -> None:
     message = says({"ephemeralMessage": {"message": {"extendedTextMessage": {"text": "some logo"}}}})
     deliver_twins(order, canonical(message), raw(message))
     with tenant_scope(committed_world.ipe.pk):
@@ -126,7 +126,7 @@ def test_09_hollow_gets_the_text_of_its_twin(committed_world: World, order: str)
         assert sorted(WebhookItem.objects.values_list("fate", flat=True)) == ["duplicate", "stored"]
 
 
-def test_09_hollow_without_twin_is_unknown_after_the_grace(
+def test_inbound_09_hollow_without_twin_is_unknown_after_the_grace(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = timezone.now
@@ -146,7 +146,7 @@ def lid_only(text: str, **more: Any) -> Any:
     return says(text, lid=LID, lid_only=True, **more)
 
 
-def test_10_lid_then_phone_then_both_are_one_and_undo_restores_two(committed_world: World) -> None:
+def test_inbound_10_lid_then_phone_then_both_are_one_and_undo_restores_two(committed_world: World) -> None:
     world = committed_world
     first, second = lid_only("pelo lid"), says("pelo telefone", timestamp=NOW + 1)
     deliver(canonical(first), raw(first), canonical(second), raw(second))
@@ -182,13 +182,13 @@ def test_10_lid_then_phone_then_both_are_one_and_undo_restores_two(committed_wor
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_10_lid_phone_and_both_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
+def test_inbound_10_lid_phone_and_both_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
     talk = [lid_only("lid"), says("phone", timestamp=NOW + 1), says("both", timestamp=NOW + 2, lid=LID)]
     deliver(*(raw(talk[index]) for index in order))
     one_person(committed_world, 3)
 
 
-def test_10_lid_phone_and_both_in_one_body_and_at_once(committed_world: World) -> None:
+def test_inbound_10_lid_phone_and_both_in_one_body_and_at_once(committed_world: World) -> None:
     talk = [lid_only("lid"), says("phone", timestamp=NOW + 1), says("both", timestamp=NOW + 2, lid=LID)]
     deliver([raw(one) for one in talk])
     one_person(committed_world, 3)
@@ -214,7 +214,7 @@ def one_person(world: World, messages: int) -> UUID:
     return contact
 
 
-def test_10_twin_that_brings_the_phone_merges_with_whom_it_belongs_to(committed_world: World) -> None:
+def test_inbound_10_twin_that_brings_the_phone_merges_with_whom_it_belongs_to(committed_world: World) -> None:
     deliver(raw(says("primeiro")))
     message = lid_only("segundo", timestamp=NOW + 1)
     paired = says("segundo", timestamp=NOW + 1, id=message.id, lid=LID)
@@ -231,7 +231,7 @@ def test_10_twin_that_brings_the_phone_merges_with_whom_it_belongs_to(committed_
         (("14155552671", "141955552671"), 2),
     ],
 )
-def test_10_ninth_digit(committed_world: World, numbers: tuple[str, str], contacts: int) -> None:
+def test_inbound_10_ninth_digit(committed_world: World, numbers: tuple[str, str], contacts: int) -> None:
     deliver(*(raw(says(number, chat=f"{number}@s.whatsapp.net")) for number in numbers))
     with tenant_scope(committed_world.ipe.pk):
         assert Contact.objects.count() == contacts
@@ -241,7 +241,7 @@ def test_10_ninth_digit(committed_world: World, numbers: tuple[str, str], contac
 # --- 11 ---------------------------------------------------------------------------------------------------------
 
 
-def test_11_what_is_no_conversation_leaves_nothing(committed_world: World) -> None:
+def test_inbound_11_what_is_no_conversation_leaves_nothing(committed_world: World) -> None:
     history = {"protocolMessage": {"type": "HISTORY_SYNC_NOTIFICATION", "historySyncNotification": {}}}
     nothing = [
         says("status", chat="status@broadcast", sender=MARIA), says("notícia", chat="1203630@newsletter"),
@@ -257,7 +257,7 @@ def test_11_what_is_no_conversation_leaves_nothing(committed_world: World) -> No
 # --- 12 ---------------------------------------------------------------------------------------------------------
 
 
-def test_12_late_message_takes_its_place_and_one_second_keeps_the_order_of_arrival(committed_world: World) -> None:
+def test_inbound_12_late_message_takes_its_place_and_one_second_keeps_the_order_of_arrival(committed_world: World) -> None:
     deliver(*(raw(says(text, timestamp=NOW)) for text in ("um", "dois", "três")))
     deliver(raw(says("atrasada", timestamp=NOW - 3600)))
     with tenant_scope(committed_world.ipe.pk):

@@ -41,7 +41,7 @@ def totals(world: World) -> dict[str, int]:
     return {total["text"]: total["votes"] for total in card(world)["totals"]}
 
 
-def test_15_vote_changed_and_withdrawn(committed_world: World) -> None:
+def test_inbound_15_vote_changed_and_withdrawn(committed_world: World) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     deliver(raw(poll))
     first, changed, withdrawn = votes(poll, at=1), votes(poll, at=6), votes(poll, at=11)
@@ -65,7 +65,7 @@ def test_15_vote_changed_and_withdrawn(committed_world: World) -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_15_choice_and_its_twins_are_one_row_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
+def test_inbound_15_choice_and_its_twins_are_one_row_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     vote = votes(poll, at=1)
     copies = [choice(vote, poll, "Tarde"), canonical(vote), raw(vote)]
@@ -79,7 +79,7 @@ def test_15_choice_and_its_twins_are_one_row_in_every_order(committed_world: Wor
     assert totals(world) == {"Manhã": 0, "Tarde": 1}
 
 
-def test_15_twins_at_once_and_in_one_body(committed_world: World) -> None:
+def test_inbound_15_twins_at_once_and_in_one_body(committed_world: World) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     vote, other = votes(poll, at=1), votes(poll, at=2)
     deliver(raw(poll))
@@ -91,7 +91,7 @@ def test_15_twins_at_once_and_in_one_body(committed_world: World) -> None:
 
 
 @pytest.mark.parametrize("as_map", [False, True])
-def test_15_vote_before_its_poll_and_votes_out_of_order(committed_world: World, as_map: bool) -> None:
+def test_inbound_15_vote_before_its_poll_and_votes_out_of_order(committed_world: World, as_map: bool) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     newer, older = votes(poll, at=30), votes(poll, at=5)
     deliver(choice(newer, poll, "Tarde", as_map=as_map), choice(older, poll, "Manhã", as_map=as_map))
@@ -103,7 +103,7 @@ def test_15_vote_before_its_poll_and_votes_out_of_order(committed_world: World, 
     assert totals(world) == {"Manhã": 0, "Tarde": 1}
 
 
-def test_15_voters_of_a_group_and_one_who_is_known_by_two_addresses(committed_world: World) -> None:
+def test_inbound_15_voters_of_a_group_and_one_who_is_known_by_two_addresses(committed_world: World) -> None:
     world = committed_world
     poll = asks("Qual turno?", "Manhã", "Tarde", chat=GROUP, sender=MARIA)
     one, two = (
@@ -124,7 +124,7 @@ def test_15_voters_of_a_group_and_one_who_is_known_by_two_addresses(committed_wo
         assert shown["totals"] == [{"text": "Sim", "votes": 0}, {"text": "Não", "votes": 1}]
 
 
-def test_15_poll_secret_is_sealed_and_shown_nowhere(committed_world: World) -> None:
+def test_inbound_15_poll_secret_is_sealed_and_shown_nowhere(committed_world: World) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     secret = poll.content["messageContextInfo"]["messageSecret"]
     deliver(raw(poll))
@@ -137,7 +137,7 @@ def test_15_poll_secret_is_sealed_and_shown_nowhere(committed_world: World) -> N
     assert secret not in str(answer) and "Qual turno?" in str(answer)
 
 
-def test_15_card_in_the_thread_shows_totals_and_votes(committed_world: World) -> None:
+def test_inbound_15_card_in_the_thread_shows_totals_and_votes(committed_world: World) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     deliver(raw(poll))
     with tenant_scope(world.ipe.pk):
@@ -152,7 +152,7 @@ def test_15_card_in_the_thread_shows_totals_and_votes(committed_world: World) ->
         assert Message.objects.get(type="POLL").version == before + 2  # a client takes the newer one in its place
 
 
-def test_15_poll_of_ours_counts_its_votes(committed_world: World) -> None:
+def test_inbound_15_poll_of_ours_counts_its_votes(committed_world: World) -> None:
     world = committed_world
     ours = asks("Confirma?", "Sim", "Não", from_me=True)
     deliver(raw(ours), choice(votes(ours, at=3), ours, "Sim"))

@@ -77,7 +77,7 @@ def test_a_right_key_is_accepted_and_the_row_is_there_before_the_answer(committe
         ({"X-Forwarded-For": "127.0.0.1", "X-Tenant-Id": "ipe"}, "missing_authorization"),
     ],
 )
-def test_02_a_wrong_or_missing_key_is_401_and_counted(
+def test_inbound_02_a_wrong_or_missing_key_is_401_and_counted(
     committed_world: World, headers: dict[str, str], reason: str
 ) -> None:
     before = counted(reason)
@@ -98,13 +98,13 @@ def test_02_a_wrong_or_missing_key_is_401_and_counted(
         {"X-API-Key": "", "X-Authorization": "second-key"},
     ],
 )
-def test_02_each_header_and_each_of_two_keys_opens(committed_world: World, headers: dict[str, str]) -> None:
+def test_inbound_02_each_header_and_each_of_two_keys_opens(committed_world: World, headers: dict[str, str]) -> None:
     with override_settings(WHATSAPP_WEBHOOK_API_KEY=["hook-key", "second-key"]):
         assert post(text_event(), headers).status == 202
 
 
 @pytest.mark.parametrize("header", ["X-API-Key", "Authorization", "X-Authorization"])
-def test_02_no_key_configured_refuses_all(committed_world: World, header: str) -> None:
+def test_inbound_02_no_key_configured_refuses_all(committed_world: World, header: str) -> None:
     before = counted("no_key_configured")
     with override_settings(WHATSAPP_WEBHOOK_API_KEY=[]):
         for key in ("hook-key", "", "None"):
@@ -114,7 +114,7 @@ def test_02_no_key_configured_refuses_all(committed_world: World, header: str) -
     assert not events()
 
 
-def test_02_a_key_compare_takes_the_same_path_for_every_wrong_key(
+def test_inbound_02_a_key_compare_takes_the_same_path_for_every_wrong_key(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many comparisons, with the same keys, whatever was sent; a right one ends it no earlier."""
@@ -138,7 +138,7 @@ def test_02_a_key_compare_takes_the_same_path_for_every_wrong_key(
     "name", ["x-signature", "X-Signature-SHA256", "x-webhook-signature", "x-webhook-signature-sha256"]
 )
 @pytest.mark.parametrize("prefix", ["", "sha256="])
-def test_02_every_signature_header_is_verified(committed_world: World, name: str, prefix: str) -> None:
+def test_inbound_02_every_signature_header_is_verified(committed_world: World, name: str, prefix: str) -> None:
     raw = json.dumps(text_event()).encode()
     with override_settings(WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE=True):
         assert post(raw, {**KEY, name: prefix + signature(raw).upper()}).status == 202
@@ -148,14 +148,14 @@ def test_02_every_signature_header_is_verified(committed_world: World, name: str
     assert post(raw, {**KEY, name: "0" * 64}).status == 401  # also when it is not required
 
 
-def test_02_one_wrong_of_two_signatures_is_refused(committed_world: World) -> None:
+def test_inbound_02_one_wrong_of_two_signatures_is_refused(committed_world: World) -> None:
     raw = json.dumps(text_event()).encode()
     right, wrong = signature(raw), "0" * 64
     for first, second, status in ((right, wrong, 401), (wrong, right, 401), (right, "sha256=" + right, 202)):
         assert post(raw, {**KEY, "x-signature": first, "x-webhook-signature-sha256": second}).status == status
 
 
-def test_02_any_of_several_secrets_signs(committed_world: World) -> None:
+def test_inbound_02_any_of_several_secrets_signs(committed_world: World) -> None:
     raw = json.dumps(text_event()).encode()
     with override_settings(WHATSAPP_WEBHOOK_HMAC_SECRET=["old", "new"], WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE=True):
         statuses = [post(raw, {**KEY, "x-signature": signature(raw, one)}).status for one in ("old", "new", "other")]
@@ -211,7 +211,7 @@ def test_a_batch_counts_its_good_entries(committed_world: World) -> None:
     assert len(events()) == 3
 
 
-def test_03_refused_callers_are_limited_by_address_and_right_ones_never(
+def test_inbound_03_refused_callers_are_limited_by_address_and_right_ones_never(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client().flushdb()
@@ -227,7 +227,7 @@ def test_03_refused_callers_are_limited_by_address_and_right_ones_never(
     assert post(text_event(), forged, address="10.9.9.9").status == 429
 
 
-def test_03_65_valid_webhooks_of_one_address_at_once(committed_world: World) -> None:
+def test_inbound_03_65_valid_webhooks_of_one_address_at_once(committed_world: World) -> None:
     client().flushdb()
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: post(text_event(), address="10.9.9.9").status, range(65)))
@@ -242,7 +242,7 @@ def test_other_methods_are_405(committed_world: World) -> None:
 
 
 @pytest.mark.parametrize("path", [PATH, PATH + "/", "/api/webhooks/whatsapp", "/api/webhooks/whatsapp/"])
-def test_02_get_verifies_the_address(committed_world: World, path: str) -> None:
+def test_inbound_02_get_verifies_the_address(committed_world: World, path: str) -> None:
     query = "hub.mode={}&hub.verify_token={}&hub.challenge=42"
     assert call("GET", query=query.format("subscribe", ""), path=path).status == 403, "no token is set"
     with override_settings(WHATSAPP_WEBHOOK_VERIFY_TOKEN="let-me-in"):

@@ -78,7 +78,7 @@ def shown(row: Message) -> Result:
     }  # fmt: skip
 
 
-def test_07_the_clean_run_says_what_was_said(clean: Result) -> None:
+def test_broker_07_the_clean_run_says_what_was_said(clean: Result) -> None:
     messages = clean["messages"].values()
     assert (len(clean["contacts"]), len(clean["tickets"]), len(clean["leads"]), len(messages)) == (3, 3, 2, 21)
     by_text = {one["content"] or one["caption"]: one for one in messages}
@@ -110,7 +110,7 @@ def test_07_the_clean_run_says_what_was_said(clean: Result) -> None:
     ],
     ids=str,
 )
-def test_07_faults_of_the_way_change_nothing(committed_world: World, clean: Result, behaviour: Any) -> None:
+def test_broker_07_faults_of_the_way_change_nothing(committed_world: World, clean: Result, behaviour: Any) -> None:
     run(committed_world.foreign_line, **behaviour)
     found = conversations(committed_world.cedro)
     for part in ("contacts", "tickets", "leads"):
@@ -120,7 +120,7 @@ def test_07_faults_of_the_way_change_nothing(committed_world: World, clean: Resu
         assert found["messages"][name] == message
 
 
-def test_07_without_raw_events_files_lack_their_keys_and_hollow_messages_are_unknown(
+def test_broker_07_without_raw_events_files_lack_their_keys_and_hollow_messages_are_unknown(
     committed_world: World, clean: Result
 ) -> None:
     run(committed_world.foreign_line, webhook={"dropRaw": True})

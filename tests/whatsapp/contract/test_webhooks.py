@@ -40,7 +40,7 @@ def enforced() -> Any:
 # Keys, types and their order, kind by kind: tests/whatsapp/simulator/test_wire.py.
 
 
-def test_02_our_door_accepts_every_kind_with_its_headers_and_signature(committed_world: World, enforced: None) -> None:
+def test_broker_02_our_door_accepts_every_kind_with_its_headers_and_signature(committed_world: World, enforced: None) -> None:
     with door_running() as door, broker_running(webhook_url=door.url) as broker:
         speak(broker)
         for _, request in KINDS.values():
@@ -57,7 +57,7 @@ def test_02_our_door_accepts_every_kind_with_its_headers_and_signature(committed
     assert told == {json.loads(line["body"])["event"] for line in RECORDED}
 
 
-def test_02_a_wrong_secret_or_key_is_refused(committed_world: World) -> None:
+def test_broker_02_a_wrong_secret_or_key_is_refused(committed_world: World) -> None:
     with door_running() as door, broker_running(webhook_url=door.url) as broker:
         for fault, code in (({"hmacSecret": "another"}, "INVALID_SIGNATURE"), ({"apiKey": "wrong"}, "UNAUTHORIZED")):
             broker.behave(webhook={**fault, "retryScale": 0})
@@ -100,7 +100,7 @@ def put_at_once(lines: Sequence[Line]) -> None:
     ],
     ids=["in order", "shuffled", "twice", "backwards", "backwards one by one", "at once", "twice at once"],
 )
-def test_16_the_corpus_leaves_its_totals(
+def test_broker_16_the_corpus_leaves_its_totals(
     committed_world: World, enforced: None, way: Callable[[Sequence[Line]], None]
 ) -> None:
     with service_scope("test"):
@@ -126,7 +126,7 @@ def test_16_the_corpus_leaves_its_totals(
     assert not {"STATUS1", "REA1", "DEL1"} & rows.keys()
 
 
-def test_16_the_media_addresses_of_the_corpus_are_never_ours_to_ask(committed_world: World) -> None:
+def test_broker_16_the_media_addresses_of_the_corpus_are_never_ours_to_ask(committed_world: World) -> None:
     with service_scope("test"):
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="loja1")
     put(RECORDED)
@@ -139,7 +139,7 @@ def test_16_the_media_addresses_of_the_corpus_are_never_ours_to_ask(committed_wo
 # --- Show 18 ------------------------------------------------------------------------------------------------------
 
 
-def test_18_two_runs_with_one_seed_give_the_same_bodies(django_db_setup: None) -> None:
+def test_broker_18_two_runs_with_one_seed_give_the_same_bodies(django_db_setup: None) -> None:
     runs = []
     for seed in (42, 42, 43):
         with broker_running(seed=seed) as broker:
@@ -151,7 +151,7 @@ def test_18_two_runs_with_one_seed_give_the_same_bodies(django_db_setup: None) -
     assert runs[0] != runs[2]
 
 
-def test_18_a_burst_is_stored_once(committed_world: World, enforced: None) -> None:
+def test_broker_18_a_burst_is_stored_once(committed_world: World, enforced: None) -> None:
     """300 messages at once, each told twice by the broker; the running product: tests/e2e/test_burst.py."""
     with door_running() as door, broker_running(webhook_url=door.url) as broker:
         for number in range(300):

@@ -33,7 +33,7 @@ def decrypt(stored: bytes, kind: Kind = "Image", sums: dict[str, bytes] | None =
         ("Audio", "6a5db5eebc683b9c05daca1b1c6dab64437222d0ceddc8400a5a"),
     ],
 )
-def test_14_the_known_answers_decrypt(kind: Kind, stored: str) -> None:
+def test_inbound_14_the_known_answers_decrypt(kind: Kind, stored: str) -> None:
     assert decrypt(bytes.fromhex(stored), kind) == "olá".encode()
 
 

@@ -60,7 +60,7 @@ def test_a_picture_is_fetched_decrypted_stored_and_told(files: Files) -> None:
     assert fetch_due() == 0
 
 
-def test_14_a_media_server_dead_for_ten_minutes(files: Files) -> None:
+def test_inbound_14_a_media_server_dead_for_ten_minutes(files: Files) -> None:
     files.broker.behave(cdn={"failSeconds": 3600})
     with events_of(files.world) as read:
         files.sends(picture(caption="o tênis"))
@@ -109,7 +109,7 @@ def test_after_the_last_retry_it_has_failed_and_a_person_may_ask_again(files: Fi
         ({"redirectTo": "https://127.1/x"}, "failed", "blocked_address"),
     ],
 )
-def test_14_what_the_media_server_may_do(files: Files, faults: dict[str, Any], state: str, reason: str) -> None:
+def test_inbound_14_what_the_media_server_may_do(files: Files, faults: dict[str, Any], state: str, reason: str) -> None:
     files.broker.behave(cdn=faults)
     files.sends(picture())
     assert fetch_due() == 1
@@ -121,7 +121,7 @@ def test_14_what_the_media_server_may_do(files: Files, faults: dict[str, Any], s
 
 @pytest.mark.parametrize("direct", ["", "/_sim/cdn/nothing.enc"])
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "https://169.254.169.254/x", "https://127.1/x.enc"])
-def test_14_an_address_in_our_own_network_is_blocked(files: Files, url: str, direct: str) -> None:
+def test_inbound_14_an_address_in_our_own_network_is_blocked(files: Files, url: str, direct: str) -> None:
     body = {"url": url, "mediaKey": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "mimetype": "image/jpeg"}
     files.sends({"message": {"imageMessage": {**body, "directPath": direct} if direct else body}})
     assert fetch_due() == 1

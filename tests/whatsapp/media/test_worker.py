@@ -74,7 +74,7 @@ def point(files: Files, source: dict[str, Any]) -> None:
         MessageMedia.objects.filter(pk=files.one().pk).update(source=source)
 
 
-def test_14_a_worker_killed_amid_a_download_is_taken_over_after_its_lease(files: Files, tmp_path: Path) -> None:
+def test_inbound_14_a_worker_killed_amid_a_download_is_taken_over_after_its_lease(files: Files, tmp_path: Path) -> None:
     with fetching(files, tmp_path) as (worker, source):
         worker.popen.kill()
         worker.popen.wait()
