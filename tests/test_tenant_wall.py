@@ -136,7 +136,7 @@ def walled(world: World) -> World:
         tag = Tag.objects.create(**mine, name=f"{SECRET} vip")
         ContactTag.objects.create(**mine, contact=contact, tag=tag)
         other = Contact.objects.create(**mine, name=f"{SECRET} outro", merged_into=contact)
-        moved = {"identities": [], "tags": [], "tickets": [], "ended": [], "lead": {}, "fields": {}}
+        moved: dict[str, Any] = {"identities": [], "tags": [], "tickets": [], "ended": [], "lead": {}, "fields": {}}
         ContactMerge.objects.create(**mine, target=contact, source=other, evidence="manual", moved=moved)
         poll = Poll.objects.create(**mine, session_id=world.line.pk, external_id=SECRET, question=SECRET)
         PollVote.objects.create(**mine, poll=poll, voter=SECRET, at=now, external_id=SECRET)

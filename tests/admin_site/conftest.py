@@ -96,9 +96,11 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
             Ticket.objects.filter(pk=ticket.pk).update(assignee=owner, status="ASSIGNED")
         return {
             Ticket: ticket, Message: answer, Queue: Queue.objects.get(is_default=True), WebhookEvent: event,
-            CloseReason: CloseReason.objects.get(code="SOLVED"), WhatsAppSession: line, DeadLetter: DeadLetter.objects.get(pk=event.pk),
+            CloseReason: CloseReason.objects.get(code="SOLVED"), WhatsAppSession: line,
+            DeadLetter: DeadLetter.objects.get(pk=event.pk),
             WhatsAppAtendimento: atendimento, Contact: Contact.objects.get(pk=ticket.contact_id), Lead: lead,
-            ContactMerge: merge, PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner, ApiKey: key,
+            ContactMerge: merge, PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner,
+            ApiKey: key,
             AuditLog: AuditLog.objects.filter(action="queue.saved").latest("at"),
         }  # fmt: skip
 

@@ -224,7 +224,8 @@ def lists() -> list[str]:
         address(Message), f"{address(Message)}?state=received&when=today", f"{address(Message)}?state=unconfirmed",
         f"{address(Message)}?state=failed&when=7d", address(Contact), address(Lead), address(WebhookEvent),
         f"{address(WebhookEvent)}?status=FAILED", address(DeadLetter),
-        f"{address(DeadLetter)}?state=overdue", f"{address(DeadLetter)}?state=unread", address(AuditLog), address(WhatsAppAtendimento),
+        f"{address(DeadLetter)}?state=overdue", f"{address(DeadLetter)}?state=unread", address(AuditLog),
+        address(WhatsAppAtendimento),
         address(Queue), address(User),
     ]  # fmt: skip
 

@@ -50,7 +50,9 @@ def test_broker_18_300_inbound_in_2_seconds_are_all_answered_within_5_and_stored
     assert {row[1] for row in rows} == {f"mensagem {number}" for number in range(MESSAGES)}
 
 
-def test_inbound_03_65_valid_webhooks_in_a_second_meet_no_429_and_one_after_61_wrong_ones_is_accepted(desk: Desk) -> None:
+def test_inbound_03_65_valid_webhooks_in_a_second_meet_no_429_and_one_after_61_wrong_ones_is_accepted(
+    desk: Desk,
+) -> None:
     url, key = desk.product.url + PATH, desk.product.env["WHATSAPP_WEBHOOK_API_KEY"]
     session = requests.Session()
     session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=16))

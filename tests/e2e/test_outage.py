@@ -42,7 +42,7 @@ def told(product: Product, event: str) -> float:
     return sum(float(line.removeprefix(start)) for line in page.splitlines() if line.startswith(start))
 
 
-def test_13_a_queue_that_is_made_later_delivers_all_in_order(product: Product) -> None:
+def test_inbound_13_a_queue_that_is_made_later_delivers_all_in_order(product: Product) -> None:
     line = {"connectionId": "semfila-01", "brokerInstanceId": "semfila-01", "name": "Loja", "status": "connected"}
     tenant: dict[str, Any] = {"slug": "semfila", "name": "Sem Fila", "sessions": [line]}
     product.provision({"tenants": [tenant]})
@@ -74,7 +74,7 @@ def test_13_a_queue_that_is_made_later_delivers_all_in_order(product: Product) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_19_after_the_webhook_was_down_all_messages_are_there_and_the_list_is_empty(product: Product) -> None:
+def test_inbound_19_after_the_webhook_was_down_all_messages_are_there_and_the_list_is_empty(product: Product) -> None:
     if not hasattr(product, "data_dir"):
         pytest.skip("the product was started by someone else")
     desk = Desk(product, "apagao", "Apagão")
@@ -108,7 +108,7 @@ def test_19_after_the_webhook_was_down_all_messages_are_there_and_the_list_is_em
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_broker_6_and_17_what_only_the_list_has_arrives_within_a_minute(product: Product) -> None:
+def test_broker_06_and_17_what_only_the_list_has_arrives_within_a_minute(product: Product) -> None:
     desk = Desk(product, "lista", "Lista")
     desk.behave(autoAck=[])
     maria = desk.customer("Maria")
@@ -126,7 +126,7 @@ def test_broker_6_and_17_what_only_the_list_has_arrives_within_a_minute(product:
     product.wait_for(lambda: listed(desk) == [], 70)
 
 
-def test_broker_8_a_webhook_that_is_slow_or_refuses_during_a_send_holds_up_nobody_else(product: Product) -> None:
+def test_broker_08_a_webhook_that_is_slow_or_refuses_during_a_send_holds_up_nobody_else(product: Product) -> None:
     slow, quick = Desk(product, "lenta", "Lenta"), Desk(product, "rapida", "Rápida")
     for webhook in ({"delayMs": 3000}, {"apiKey": "wrong", "retryScale": 0.02}):
         one, other = slow.customer("Lia"), quick.customer("Rui")
@@ -154,7 +154,7 @@ def desk(product: Product) -> Desk:
 
 
 @pytest.mark.slow
-def test_22_a_silent_line_shows_a_banner_to_the_supervisor_until_the_next_message(
+def test_inbound_22_a_silent_line_shows_a_banner_to_the_supervisor_until_the_next_message(
     browsers: Browsers, desk: Desk
 ) -> None:
     maria = desk.customer("Maria")

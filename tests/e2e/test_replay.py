@@ -37,7 +37,9 @@ def manage(product: Product, *arguments: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_inbound_22_a_recording_replayed_without_gaps_loses_and_doubles_nothing(product: Product, tmp_path: Path) -> None:
+def test_inbound_22_a_recording_replayed_without_gaps_loses_and_doubles_nothing(
+    product: Product, tmp_path: Path
+) -> None:
     desk, run = Desk(product, "replay", "Replay"), uuid.uuid4().hex[:8]
     since = datetime.now(UTC).isoformat()
     shuffle = random.Random(22)

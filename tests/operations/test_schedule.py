@@ -30,13 +30,12 @@ def holder() -> int:
     return int(row[0].split()[1]) if row else 0
 
 
-# Said of tasks that name their queue; leadengine.celery routes them by name as well.
-@pytest.mark.filterwarnings("ignore:\\s*The 'queue' task attribute")
 def test_every_task_of_the_schedule_exists_and_expires() -> None:
     app.loader.import_default_modules()
     for entry in app.conf.beat_schedule.values():
         assert entry["task"] in app.tasks
-        assert entry["options"]["expires"] <= entry["schedule"]
+        if isinstance(entry["schedule"], float):
+            assert entry["options"]["expires"] <= entry["schedule"]
 
 
 def test_ticks_every_second_and_beats(valkey: Valkey, tmp_path: Path) -> None:

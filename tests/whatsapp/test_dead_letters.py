@@ -84,7 +84,9 @@ def page(user: User, event: Any) -> str:
 # --- A poison event ----------------------------------------------------------------------------------------------
 
 
-def test_inbound_20_poison_is_retried_five_times_then_corrected_at_the_desk(committed_world: World, poison: None) -> None:
+def test_inbound_20_poison_is_retried_five_times_then_corrected_at_the_desk(
+    committed_world: World, poison: None
+) -> None:
     world = committed_world
     store(*(text_event("veneno" if n == 3 else f"boa {n}", external_id=f"P{n}") for n in range(8)))
     began = datetime.now(UTC)

@@ -88,7 +88,7 @@ def counted() -> Counter[str]:
     return Counter({one: int(REGISTRY.get_sample_value(name, {"outcome": one}) or 0) for one in outcomes})
 
 
-def test_19_what_was_given_up_comes_with_the_next_reading_once_and_the_list_is_empty(
+def test_inbound_19_what_was_given_up_comes_with_the_next_reading_once_and_the_list_is_empty(
     committed_world: World, broker: Broker
 ) -> None:
     refuse(broker)
@@ -187,7 +187,7 @@ def test_a_receipt_that_comes_before_its_message_waits_for_it(committed_world: W
         assert Message.objects.get().status == "READ"
 
 
-def test_broker_6_a_wrong_key_is_tried_six_times_then_dropped_and_then_recovered(
+def test_broker_06_a_wrong_key_is_tried_six_times_then_dropped_and_then_recovered(
     committed_world: World, broker: Broker
 ) -> None:
     broker.hook.key = "hook-key"

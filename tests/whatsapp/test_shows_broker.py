@@ -92,7 +92,9 @@ def told(route: str = SEND, *, method: str = "POST", name: str = "ipe-01", body:
         ({}, {}, "OK"),
     ],
 )
-def test_broker_03_each_row_of_the_error_table_gives_its_code(broker: Broker, behaviour: Any, call: Any, code: str) -> None:
+def test_broker_03_each_row_of_the_error_table_gives_its_code(
+    broker: Broker, behaviour: Any, call: Any, code: str
+) -> None:
     if "risk" in behaviour:
         requests.post(f"{broker.url}/instances/ipe-01/risk/pause", headers={"x-api-key": KEY}, timeout=10)
     broker.behave(**behaviour)
@@ -141,7 +143,9 @@ def test_broker_03_unknown_words_and_pages_have_a_code(settings: Any, status: in
         (503, ("instance_offline", "INSTANCE_DISCONNECTED"), ("socket_unavailable", "BROKER_ERROR?")),
     ],
 )
-def test_broker_03_the_same_status_with_two_texts_gives_two_codes(settings: Any, status: int, first: Any, second: Any) -> None:
+def test_broker_03_the_same_status_with_two_texts_gives_two_codes(
+    settings: Any, status: int, first: Any, second: Any
+) -> None:
     for word, code in (first, second):
         with Wire(status, {"error": word}) as wire:
             settings.WHATSAPP_BROKER_URL = wire.url
@@ -252,7 +256,9 @@ def test_broker_05_the_21st_send_in_15_seconds_leaves_after_the_window(committed
     assert broker.texts() == [f"{n:02}" for n in range(21)]
 
 
-def test_broker_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(committed_world: World, broker: Broker) -> None:
+def test_broker_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(
+    committed_world: World, broker: Broker
+) -> None:
     ticket, known = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
     broker.control("ipe-01/inbound", {"from": "5511977776666", "text": "Oi"})
     broker.behave(risk={"threshold": 0.7})
@@ -272,7 +278,9 @@ def test_broker_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(c
 # --- Show 9 -------------------------------------------------------------------------------------------------------
 
 
-def test_broker_09_what_the_broker_cannot_reach_is_refused_before_it_is_asked(committed_world: World, broker: Broker) -> None:
+def test_broker_09_what_the_broker_cannot_reach_is_refused_before_it_is_asked(
+    committed_world: World, broker: Broker
+) -> None:
     broker.behave(lid="only")
     broker.control("ipe-01/inbound", {"from": "5511955554444", "pushName": "Lídia", "text": "oi"})
     broker.behave()

@@ -257,7 +257,9 @@ def test_inbound_11_what_is_no_conversation_leaves_nothing(committed_world: Worl
 # --- 12 ---------------------------------------------------------------------------------------------------------
 
 
-def test_inbound_12_late_message_takes_its_place_and_one_second_keeps_the_order_of_arrival(committed_world: World) -> None:
+def test_inbound_12_late_message_takes_its_place_and_one_second_keeps_the_order_of_arrival(
+    committed_world: World,
+) -> None:
     deliver(*(raw(says(text, timestamp=NOW)) for text in ("um", "dois", "três")))
     deliver(raw(says("atrasada", timestamp=NOW - 3600)))
     with tenant_scope(committed_world.ipe.pk):

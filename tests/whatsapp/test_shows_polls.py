@@ -65,7 +65,9 @@ def test_inbound_15_vote_changed_and_withdrawn(committed_world: World) -> None:
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_inbound_15_choice_and_its_twins_are_one_row_in_every_order(committed_world: World, order: tuple[int, ...]) -> None:
+def test_inbound_15_choice_and_its_twins_are_one_row_in_every_order(
+    committed_world: World, order: tuple[int, ...]
+) -> None:
     world, poll = committed_world, asks("Qual turno?", "Manhã", "Tarde")
     vote = votes(poll, at=1)
     copies = [choice(vote, poll, "Tarde"), canonical(vote), raw(vote)]

@@ -50,7 +50,7 @@ def silent_at(world: World, at: datetime) -> bool:
     return line(world).silent_since is not None
 
 
-def test_22_the_alarm_fires_in_a_simulated_week_and_the_next_message_clears_it(committed_world: World) -> None:
+def test_inbound_22_the_alarm_fires_in_a_simulated_week_and_the_next_message_clears_it(committed_world: World) -> None:
     live(committed_world, until=WEDNESDAY, days=20, per_hour=3)
     # 4.6 messages are to be expected in 92 minutes of such an office hour: exp(-4.6) is one in a hundred.
     assert not silent_at(committed_world, WEDNESDAY + timedelta(minutes=91))

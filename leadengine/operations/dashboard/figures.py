@@ -54,7 +54,9 @@ GROUP BY 1
 """
 _LEADS = """
 SELECT s.name, min(s.colour), sum(n.leads)::int FROM leads_pipelinestage s
-CROSS JOIN LATERAL (SELECT count(*) AS leads FROM (SELECT 1 FROM leads_lead l WHERE l.stage_id = s.id AND l.merged_into_id IS NULL LIMIT %s) few) n
+CROSS JOIN LATERAL (SELECT count(*) AS leads FROM (
+    SELECT 1 FROM leads_lead l WHERE l.stage_id = s.id AND l.merged_into_id IS NULL LIMIT %s
+) few) n
 WHERE s.tenant_id = ANY(%s) GROUP BY s.name ORDER BY min(s.order_index), s.name
 """
 

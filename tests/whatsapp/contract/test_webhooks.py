@@ -40,7 +40,9 @@ def enforced() -> Any:
 # Keys, types and their order, kind by kind: tests/whatsapp/simulator/test_wire.py.
 
 
-def test_broker_02_our_door_accepts_every_kind_with_its_headers_and_signature(committed_world: World, enforced: None) -> None:
+def test_broker_02_our_door_accepts_every_kind_with_its_headers_and_signature(
+    committed_world: World, enforced: None
+) -> None:
     with door_running() as door, broker_running(webhook_url=door.url) as broker:
         speak(broker)
         for _, request in KINDS.values():
