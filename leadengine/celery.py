@@ -36,7 +36,13 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     # A publish must not hang a request when Redis is away: the sweeper repairs a lost wake-up.
-    broker_transport_options={"socket_connect_timeout": 2, "socket_timeout": 10, "visibility_timeout": 3600},
+    # (kombu would try again for 6 s before it said so.)
+    broker_transport_options={
+        "socket_connect_timeout": 2,
+        "socket_timeout": 10,
+        "visibility_timeout": 3600,
+        "max_retries": 0,
+    },
     task_publish_retry=False,
     task_ignore_result=True,
     task_acks_late=True,
@@ -53,7 +59,8 @@ app.conf.update(
         "tickets.send_due": SENDING,
         "tickets.sweep_outbox": MAINTENANCE,
         "tickets.reconcile_timelines": MAINTENANCE,
-        "whatsapp.fill_gaps": MAINTENANCE, "whatsapp.watch_silence": MAINTENANCE,
+        "whatsapp.fill_gaps": MAINTENANCE,
+        "whatsapp.watch_silence": MAINTENANCE,
         "whatsapp.fill_gap": SENDING,
         "whatsapp.fetch_media": SENDING,  # it waits for others, as sends do: on threads
     },
@@ -66,7 +73,9 @@ app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.operations"])
 app.conf.beat_schedule = {
     "drain": {"task": "whatsapp.drain", "schedule": 1.0, "options": {"expires": 1.0}},
     "erase-old-webhooks": {  # at night in Brazil
-        "task": "whatsapp.erase_old_webhooks", "schedule": crontab(hour="6", minute="17"), "options": {"expires": 3600},
+        "task": "whatsapp.erase_old_webhooks",
+        "schedule": crontab(hour="6", minute="17"),
+        "options": {"expires": 3600},
     },
     "fetch-media": {"task": "whatsapp.fetch_media", "schedule": 2.0, "options": {"expires": 2.0}},
     # Looks whose night it is; each tenant has a time zone of its own.
