@@ -10,18 +10,18 @@ from tests.whatsapp.contract.conftest import Contract
 from tests.whatsapp.contract.shapes import MILLIS_OR_NULL, NUMBER, STATES, TEXT_OR_NULL, misfits
 
 
-def test_bad_json_is_500_with_the_words_of_the_parser(broker: Contract, made: str) -> None:
+def test_broker_01_bad_json_is_500_with_the_words_of_the_parser(broker: Contract, made: str) -> None:
     answer = broker.call("PATCH", f"/instances/{made}", b'{"note": ')
     broker.refused(answer, 500, "internal_server_error", "message")
 
 
-def test_a_body_over_one_megabyte_is_500(broker: Contract, made: str) -> None:
+def test_broker_01_a_body_over_one_megabyte_is_500(broker: Contract, made: str) -> None:
     answer = broker.call("PATCH", f"/instances/{made}", b'{"note": "' + b"x" * 1_048_576 + b'"}')
     broker.refused(answer, 500, "internal_server_error", "message")
     assert answer.json()["message"] == "request entity too large"
 
 
-def test_the_key_goes_in_x_api_key_or_the_query_and_nowhere_else(broker: Contract) -> None:
+def test_broker_01_the_key_goes_in_x_api_key_or_the_query_and_nowhere_else(broker: Contract) -> None:
     bearer = {"authorization": f"Bearer {broker.key}"}
     for answer in (
         broker.call("GET", "/instances", keyed=False),
@@ -34,7 +34,7 @@ def test_the_key_goes_in_x_api_key_or_the_query_and_nowhere_else(broker: Contrac
     assert broker.call("GET", "/instances", keyed=False, params={"apiKey": broker.key}).status_code == 200
 
 
-def test_health_needs_no_key_and_lists_every_instance(broker: Contract, made: str) -> None:
+def test_broker_01_health_needs_no_key_and_lists_every_instance(broker: Contract, made: str) -> None:
     answer = broker.call("GET", "/health", keyed=False)
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "application/json")
     listed = {one["id"]: one for one in answer.json()["instances"]}
@@ -56,13 +56,15 @@ def test_health_needs_no_key_and_lists_every_instance(broker: Contract, made: st
         ("GET", "/instances/{}/media/1", 404),
     ],
 )
-def test_an_unknown_address_is_a_page(broker: Contract, made: str, method: str, path: str, status: int) -> None:
+def test_broker_01_an_unknown_address_is_a_page(
+    broker: Contract, made: str, method: str, path: str, status: int
+) -> None:
     answer = broker.call(method, path.format(made), {} if method == "POST" else None)
     assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (status, "text/html")
     assert re.match(r"\s*<", answer.text)
 
 
-def test_an_unknown_instance_is_404(broker: Contract) -> None:
+def test_broker_01_an_unknown_instance_is_404(broker: Contract) -> None:
     for method, path in (
         ("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/pair"), ("POST", "/logout"), ("POST", "/session/wipe"),
         ("GET", "/status"), ("POST", "/send-text"), ("POST", "/exists"), ("GET", "/groups"), ("GET", "/events"),
@@ -72,6 +74,6 @@ def test_an_unknown_instance_is_404(broker: Contract) -> None:
         broker.refused(answer, 404, "instance_not_found")
 
 
-def test_there_are_no_tenants(broker: Contract, made: str) -> None:
+def test_broker_01_there_are_no_tenants(broker: Contract, made: str) -> None:
     other = {"X-Tenant-Id": "somebody-else", "Idempotency-Key": "k"}
     assert broker.call("GET", f"/instances/{made}", headers=other).json()["id"] == made

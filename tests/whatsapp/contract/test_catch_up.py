@@ -21,7 +21,7 @@ WEBHOOK_DELIVERY = {
 STATUS = {"messageId": str, "chatId": str, "status": int, "source": str, "timestamp": int}
 
 
-def test_get_events(broker: Contract, made: str) -> None:
+def test_broker_01_get_events(broker: Contract, made: str) -> None:
     path = f"/instances/{made}/events"
     broker.expect(broker.call("GET", path), 200, {"events": [EVENT], "nextCursor": (str, None)})
     for query in ({"limit": 200}, {"after": "nothing"}, {"type": "MESSAGE_INBOUND", "direction": "inbound"}):
@@ -29,7 +29,7 @@ def test_get_events(broker: Contract, made: str) -> None:
         assert (page["events"], page["nextCursor"]) == ([], None)
 
 
-def test_events_are_pages_of_what_is_not_acked_oldest_first(simulator: Contract, opened: str) -> None:
+def test_broker_01_events_are_pages_of_what_is_not_acked_oldest_first(simulator: Contract, opened: str) -> None:
     path = f"/instances/{opened}/events"
     simulator.control(f"{opened}/inbound", [{"from": MARIA, "text": str(n)} for n in range(60)])
     until(lambda: len(events(simulator, opened, type="WEBHOOK_DELIVERY", limit=200)) == 61)
@@ -44,7 +44,7 @@ def test_events_are_pages_of_what_is_not_acked_oldest_first(simulator: Contract,
     assert beginning == first["events"], "an unknown `after` starts from the beginning"
 
 
-def test_the_types_of_events(simulator: Contract, opened: str) -> None:
+def test_broker_01_the_types_of_events(simulator: Contract, opened: str) -> None:
     simulator.control(f"{opened}/inbound", {"from": MARIA, "text": "oi"})
     sent = simulator.call("POST", f"/instances/{opened}/send-text", {"to": MARIA, "message": "Olá"}).json()["id"]
     simulator.control(f"{opened}/ack", {"id": sent, "status": 3})
@@ -64,14 +64,14 @@ def test_the_types_of_events(simulator: Contract, opened: str) -> None:
     }, "the whole webhook, also of upserts and updates"  # fmt: skip
 
 
-def test_post_events_ack(broker: Contract, made: str) -> None:
+def test_broker_01_post_events_ack(broker: Contract, made: str) -> None:
     path = f"/instances/{made}/events/ack"
     acked = broker.expect(broker.call("POST", path, {"ids": ["nothing"]}), 200, {"acknowledged": list, "missing": list})
     assert acked == {"acknowledged": [], "missing": ["nothing"]}
     broker.refused(broker.call("POST", path, {}), 400, "ids_required")
 
 
-def test_an_acked_event_is_listed_no_more(simulator: Contract, opened: str) -> None:
+def test_broker_01_an_acked_event_is_listed_no_more(simulator: Contract, opened: str) -> None:
     simulator.control(f"{opened}/inbound", {"from": MARIA, "text": "oi"})
     until(lambda: len(events(simulator, opened)) == 3)
     ids = [one["id"] for one in events(simulator, opened)]
@@ -80,13 +80,13 @@ def test_an_acked_event_is_listed_no_more(simulator: Contract, opened: str) -> N
     assert simulator.call("GET", f"/instances/{opened}/events").json() == {"events": [], "nextCursor": None}
 
 
-def test_get_metrics(broker: Contract, made: str) -> None:
+def test_broker_01_get_metrics(broker: Contract, made: str) -> None:
     shape = {"snapshot": SNAPSHOT, "timeline": list, "delivery": DELIVERY_COUNTS}
     now = int(time.time() * 1000)
     broker.expect(broker.call("GET", f"/instances/{made}/metrics", params={"from": 0, "to": now}), 200, shape)
 
 
-def test_metrics_count_what_became_of_the_sends(simulator: Contract, sender: str) -> None:
+def test_broker_01_metrics_count_what_became_of_the_sends(simulator: Contract, sender: str) -> None:
     for status in (0, 2, 3, 4, 5, None):
         sent = simulator.call("POST", f"/instances/{sender}/send-text", {"to": MARIA, "message": "oi"}).json()["id"]
         if status is not None:
@@ -97,7 +97,7 @@ def test_metrics_count_what_became_of_the_sends(simulator: Contract, sender: str
     }  # fmt: skip
 
 
-def test_get_and_post_risk(broker: Contract, made: str) -> None:
+def test_broker_01_get_and_post_risk(broker: Contract, made: str) -> None:
     path, shape = f"/instances/{made}/risk", {"ok": bool, "risk": RISK}
     broker.expect(broker.call("GET", path), 200, shape)
     body = {"threshold": 0.5, "interleaveEvery": 4, "safeContacts": [MARIA]}
@@ -107,12 +107,12 @@ def test_get_and_post_risk(broker: Contract, made: str) -> None:
 
 
 @pytest.mark.parametrize(("call", "paused"), [("pause", True), ("resume", False)])
-def test_post_risk_pause_and_resume(broker: Contract, made: str, call: str, paused: bool) -> None:
+def test_broker_01_post_risk_pause_and_resume(broker: Contract, made: str, call: str, paused: bool) -> None:
     answer = broker.call("POST", f"/instances/{made}/risk/{call}")
     assert broker.expect(answer, 200, {"ok": bool, "risk": RISK})["risk"]["paused"] is paused
 
 
-def test_post_sse_token(broker: Contract) -> None:
+def test_broker_01_post_sse_token(broker: Contract) -> None:
     shape = {"token": str, "expiresAt": int, "ttlSeconds": int}
     made = broker.expect(broker.call("POST", "/instances/sse-token"), 200, shape)
     assert made["ttlSeconds"] == 900
@@ -120,7 +120,7 @@ def test_post_sse_token(broker: Contract) -> None:
     assert broker.call("GET", "/instances", keyed=False, params={"sseToken": made["token"]}).status_code == 401
 
 
-def test_get_instances_events_tells_the_present_state_first(broker: Contract, made: str) -> None:
+def test_broker_01_get_instances_events_tells_the_present_state_first(broker: Contract, made: str) -> None:
     token = broker.call("POST", "/instances/sse-token").json()["token"]
     query = {"sseToken": token, "iid": made}
     with broker.call("GET", "/instances/events", keyed=False, params=query, stream=True) as stream:
@@ -133,7 +133,9 @@ def test_get_instances_events_tells_the_present_state_first(broker: Contract, ma
     broker.refused(broker.call("GET", "/instances/events", keyed=False), 401, "unauthorized")
 
 
-def test_get_stream_gives_the_backlog_and_goes_on_after_the_last_event(simulator: Contract, opened: str) -> None:
+def test_broker_01_get_stream_gives_the_backlog_and_goes_on_after_the_last_event(
+    simulator: Contract, opened: str
+) -> None:
     simulator.control(f"{opened}/inbound", {"from": MARIA, "text": "oi"})
     until(lambda: len(events(simulator, opened)) == 3)
     with simulator.call("GET", "/stream", stream=True) as stream:

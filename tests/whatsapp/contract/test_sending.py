@@ -33,7 +33,7 @@ def behave(broker: Contract, name: str, **keys: Any) -> None:
     broker.control(f"{name}/behaviour", keys)
 
 
-def test_order_of_the_checks(simulator: Contract) -> None:
+def test_broker_01_order_of_the_checks(simulator: Contract) -> None:
     """Everything is wrong at once, and one after the other is put right."""
     simulator.refused(text(simulator, "loja1", to=""), 404, "instance_not_found")
     simulator.control("loja1/open")
@@ -59,12 +59,12 @@ def test_order_of_the_checks(simulator: Contract) -> None:
     assert text(simulator, "loja1").status_code == 200
 
 
-def test_missing_fields_and_a_bad_number_are_400(broker: Contract, sender: str) -> None:
+def test_broker_01_missing_fields_and_a_bad_number_are_400(broker: Contract, sender: str) -> None:
     broker.refused(broker.call("POST", f"/instances/{sender}/send-text", {"to": broker.to}), 400, re.compile("Campos"))
     broker.refused(text(broker, sender, to="12"), 400, BAD_TO)
 
 
-def test_rate_of_20_in_15_seconds(simulator: Contract, opened: str) -> None:
+def test_broker_01_rate_of_20_in_15_seconds(simulator: Contract, opened: str) -> None:
     """The 21st is refused; one that was refused for another reason has used its place; nothing says how long."""
     behave(simulator, opened, rate={"max": 20, "windowMs": 1200})
     simulator.refused(text(simulator, opened, to="12"), 400, BAD_TO)
@@ -77,13 +77,13 @@ def test_rate_of_20_in_15_seconds(simulator: Contract, opened: str) -> None:
     assert time.monotonic() - began >= 1.1
 
 
-def test_rate_of_the_real_profile(simulator: Contract, opened: str) -> None:
+def test_broker_01_rate_of_the_real_profile(simulator: Contract, opened: str) -> None:
     simulator.control("behaviour", {})
     rate = simulator.call("GET", f"/instances/{opened}").json()["rate"]
     assert (rate["limit"], rate["windowMs"]) == (20, 15_000)
 
 
-def test_risk_pauses_the_second_stranger(simulator: Contract, opened: str) -> None:
+def test_broker_01_risk_pauses_the_second_stranger(simulator: Contract, opened: str) -> None:
     behave(simulator, opened, risk={"threshold": 0.7})
     path = f"/instances/{opened}/risk"
     stranger, other, friend = "5511911110001", "5511911110002", "5511911110003"
@@ -104,7 +104,7 @@ def test_risk_pauses_the_second_stranger(simulator: Contract, opened: str) -> No
     assert text(simulator, opened, to="5511911110004").status_code == 200
 
 
-def test_it_types_like_a_person(simulator: Contract, opened: str) -> None:
+def test_broker_01_it_types_like_a_person(simulator: Contract, opened: str) -> None:
     """At 200 ms per character: 5 characters 5 s, 40 12 s, 100 21 s, never above 28 s; here a hundred times faster."""
     seconds = [typing_seconds(characters, 200) for characters in (5, 40, 100, 9999)]
     assert seconds == pytest.approx([5, 12, 21, 28])
@@ -114,7 +114,9 @@ def test_it_types_like_a_person(simulator: Contract, opened: str) -> None:
     assert 0.12 <= time.monotonic() - began < 1
 
 
-def test_past_25_seconds_it_says_timeout_and_the_message_still_goes_out(simulator: Contract, opened: str) -> None:
+def test_broker_01_past_25_seconds_it_says_timeout_and_the_message_still_goes_out(
+    simulator: Contract, opened: str
+) -> None:
     behave(simulator, opened, humanizeMsPerChar=10, sendTimeoutMs=100, autoAck=[2], ackDelayMs=5)
     simulator.refused(text(simulator, opened), 500, "send timeout")
     assert sent(simulator, opened) == []
@@ -127,7 +129,7 @@ def test_past_25_seconds_it_says_timeout_and_the_message_still_goes_out(simulato
     assert (raw["key"]["id"], bodies[UPSERT]["messages"]) == (sent(simulator, opened)[0]["id"], [])
 
 
-def test_a_send_is_answered_after_its_webhook(simulator: Contract) -> None:
+def test_broker_01_a_send_is_answered_after_its_webhook(simulator: Contract) -> None:
     """MESSAGE_OUTBOUND arrives before the answer, and a slow webhook makes a slow send."""
     with Wire(202, {"accepted": True}) as hook, broker_running(webhook_url=hook.url) as other:
         hook.hold = lambda: time.sleep(0.4)
@@ -139,7 +141,7 @@ def test_a_send_is_answered_after_its_webhook(simulator: Contract) -> None:
     assert took >= 0.4
 
 
-def test_a_refused_webhook_holds_the_send_for_the_whole_schedule(simulator: Contract) -> None:
+def test_broker_01_a_refused_webhook_holds_the_send_for_the_whole_schedule(simulator: Contract) -> None:
     """Our webhook answering 401 = a send of 164 s (here a hundredth of it) that then says 200."""
     with Wire(401, {"error": "no"}) as hook, broker_running(webhook_url=hook.url) as other:
         other.behave(webhook={"retryScale": 0.01}, autoAck=[])
@@ -168,7 +170,7 @@ def test_a_refused_webhook_holds_the_send_for_the_whole_schedule(simulator: Cont
         ("55119888877771", None),
     ],
 )
-def test_to(simulator: Contract, opened: str, to: str, chat: str | None) -> None:
+def test_broker_01_to(simulator: Contract, opened: str, to: str, chat: str | None) -> None:
     answer = text(simulator, opened, to=to)
     if chat is None:
         simulator.refused(answer, 400, BAD_TO)
@@ -177,18 +179,18 @@ def test_to(simulator: Contract, opened: str, to: str, chat: str | None) -> None
     assert [one["to"] for one in sent(simulator, opened)] == ([chat] if chat else [])
 
 
-def test_lids_and_groups_are_400(broker: Contract, sender: str) -> None:
+def test_broker_01_lids_and_groups_are_400(broker: Contract, sender: str) -> None:
     for to in ("123456789012345@lid", "120363041234567890@g.us"):
         broker.refused(text(broker, sender, to=to), 400, BAD_TO)
 
 
-def test_braces_of_a_text_are_altered(simulator: Contract, opened: str) -> None:
+def test_broker_01_braces_of_a_text_are_altered(simulator: Contract, opened: str) -> None:
     for _ in range(12):
         text(simulator, opened, message="{Oi|Olá}, {nome}!")
     assert {one["text"] for one in sent(simulator, opened)} == {"Oi, nome!", "Olá, nome!"}
 
 
-def test_there_is_no_idempotency(simulator: Contract, opened: str) -> None:
+def test_broker_01_there_is_no_idempotency(simulator: Contract, opened: str) -> None:
     def again() -> str:
         body = {"to": MARIA, "message": "x", "externalId": "e1"}
         path = f"/instances/{opened}/send-text"
