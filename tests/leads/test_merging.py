@@ -325,3 +325,12 @@ def test_command_heals_duplicates_of_the_past(committed_world: World) -> None:
         call_command("merge_contacts", "--evidence", "phone_variant", "--tenant", "ninguem")
     with pytest.raises(CommandError):
         call_command("merge_contacts", "--evidence", "lid_pair")
+
+
+def test_every_table_with_a_contact_of_its_own_is_known_to_a_merge() -> None:
+    """A new one has to move with the others, and come back: see leads.services.merging.Follower."""
+    tables = {f"{one.related_model._meta.label}.{one.field.name}" for one in Contact._meta.related_objects}
+    assert tables == {
+        "leads.ContactIdentity.contact", "leads.ContactTag.contact", "leads.Lead.contact", "tickets.Message.contact",
+        "tickets.Ticket.contact",
+    }  # fmt: skip
