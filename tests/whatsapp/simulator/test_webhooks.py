@@ -184,7 +184,7 @@ def timeless(raw: bytes) -> str:
     """Writes a body without its times."""
 
     def strip(value: object, name: str = "") -> object:
-        if name in ("timestamp", "messageTimestamp", "mediaKeyTimestamp", "url"):
+        if name in ("timestamp", "messageTimestamp", "mediaKeyTimestamp", "senderTimestampMs", "url"):
             return None
         if isinstance(value, dict):
             return {key: strip(item, key) for key, item in value.items()}

@@ -1,5 +1,4 @@
 // The ticket list: fetches its own fragment on every hint and reconciles it into the live DOM, row by row.
-//
 // Rows keep their element, so focus, selection and scroll survive; while the pointer is over the list or a row has
 // focus, the order is kept and a pill says how many changes wait.
 const COALESCE = 500, MOST_FETCHED = 100;
@@ -60,8 +59,8 @@ class InboxList extends HTMLElement {
     if (!moving || !this.held()) return this.arrange(page, fresh);
     this.waiting = page;
     this.pill.hidden = false;
-    const { word, words } = this.pill.dataset;
-    this.pill.querySelector("[data-text]").textContent = moving === 1 ? word : words.replace("{n}", moving);
+    const words = this.pill.dataset[moving === 1 ? "word" : "words"];
+    this.pill.querySelector("[data-text]").textContent = words.replace("{n}", moving);
   }
 
   // How many rows would come, go, or rise.
