@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.e2e.desk import PASSWORD, Desk
 from tests.product import Product
@@ -19,6 +19,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
+expect.set_options(timeout=15_000)  # as long as any action: the machine is shared with other tests
 
 
 class Running(Product):
@@ -40,7 +41,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     if run_env:
         yield Running(Path(run_env))
         return
-    running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo")
+    # What the broker could not deliver is read every minute otherwise: too long to wait for in tests.
+    running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo", given={"WHATSAPP_GAP_FILL_SECONDS": "10"})
     yield running
     running.stop()
 

@@ -105,8 +105,9 @@ class Wire:
         await self._ended.wait()
         listener.close()
         for writer in self._open:
-            writer.close()
+            writer.transport.abort()  # what a dead wire still holds is never read
         await asyncio.gather(*self._tasks)
+        await asyncio.gather(*(writer.wait_closed() for writer in self._open), return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", self.target)
