@@ -90,7 +90,8 @@ def _run() -> int:
             if not flying:
                 return total
             connection.close()  # back to the pool: a download may take minutes
-            _signal.wait(RENEW_SECONDS)
+            if not any(future.done() for future in flying):  # one may have ended before the signal was cleared
+                _signal.wait(RENEW_SECONDS)
             for future in [one for one in flying if one.done()]:
                 _settle(flying.pop(future), future.result())
             if time.monotonic() - renewed > RENEW_SECONDS:
