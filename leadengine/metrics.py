@@ -24,6 +24,7 @@ from prometheus_client import (
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
+RECONNECT = (1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0, 120.0, 300.0)
 HTTP = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 2.5, 5.0, 10.0)
 
 # --- HTTP of our own (spec/operations.md section 3) -------------------------------------------------------------
@@ -65,6 +66,21 @@ messages_failed = Counter(
     "turbozap_messages_failed_total", "Messages that ended FAILED", ["instance_name", "type", "reason"]
 )
 
+# --- Connections (spec/operations.md section 3) -------------------------------------------------------------------
+persistence_operations = Counter(
+    "whatsapp_persistence_operations_total", "Saves of the protected tables", ["operation", "result"]
+)
+persistence_errors = Counter("whatsapp_persistence_errors_total", "Tries to save that failed", ["operation", "reason"])
+reconnect_seconds = Histogram(
+    "whatsapp_reconnect_duration_seconds", "Drop or start until connected", ["trigger"], buckets=RECONNECT
+)
+qr_codes = Counter("whatsapp_qr_codes_generated_total", "QR codes read from the broker, or not", ["result"])
+session_transitions = Counter(
+    "whatsapp_session_transitions_total",
+    "Changes of a connection's state, and those that the table refuses",
+    ["result"],
+)
+
 # --- Tickets (spec/tickets-leads.md section 14) -----------------------------------------------------------------
 tickets_opened = Counter("tickets_opened_total", "Tickets opened", ["cause"])
 tickets_closed = Counter("tickets_closed_total", "Tickets ended", ["outcome"])
@@ -84,6 +100,10 @@ ws_dropped = Counter("ws_dropped_total", "Frames a slow socket lost; the ping cu
 realtime_divergence = Counter("realtime_divergence_total", "Times a client or hub was found behind")
 broadcasts_missed = Counter("ws_broadcasts_missed_total", "Broadcasts Redis did not take")
 
+OPERATIONS = (
+    "session.create", "session.wish", "session.observe", "session.sync", "session.settings", "session.evidence",
+    "session.delete", "session.scrub", "atendimento.follow", "atendimento.change", "provision",
+)  # fmt: skip
 MESSAGE_TYPES = (
     "text", "image", "video", "audio", "document", "buttons_response", "list_response", "poll", "poll_choice",
     "location", "contact", "unknown",
@@ -151,6 +171,14 @@ def prepare() -> None:
         outbound_settled.labels(by=by)
     for result in ("ok", "bisected", "failed"):
         drain_batches.labels(result=result)
+    for operation, result in product(OPERATIONS, ("success", "error", "retry")):
+        persistence_operations.labels(operation=operation, result=result)
+    for trigger in ("restart", "drop", "manual"):
+        reconnect_seconds.labels(trigger=trigger)
+    for result in ("success", "error"):
+        qr_codes.labels(result=result)
+    for result in ("made", "refused"):
+        session_transitions.labels(result=result)
     for result in ("success", "failure", "locked"):
         logins.labels(result=result)
 

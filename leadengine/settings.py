@@ -70,6 +70,13 @@ def words(name: str, default: str = "") -> list[str]:
     return [word.strip() for word in text(name, default).split(",") if word.strip()]
 
 
+def numbers(name: str, default: str) -> list[int]:
+    found = words(name, default)
+    if not all(word.isdigit() for word in found):
+        raise ConfigurationError(f"{name} must be whole numbers with commas between them, such as {default}.")
+    return [int(word) for word in found]
+
+
 # --- What must not be set -------------------------------------------------------------------------------------
 if "WHATSAPP_MODE" in os.environ:
     raise ConfigurationError(
@@ -267,6 +274,24 @@ _KNOWN_DEFAULTS = {"change-me", "changeme", "your-api-key", "secret", "default",
 for _name in ("WHATSAPP_WEBHOOK_API_KEY", "WHATSAPP_BROKER_API_KEY", "WHATSAPP_WEBHOOK_HMAC_SECRET", "API_KEY"):
     if _KNOWN_DEFAULTS.intersection(word.lower() for word in words(_name)):
         raise ConfigurationError(f"{_name} holds a well-known default value: set a random one.")
+
+# --- WhatsApp: connections --------------------------------------------------------------------------------------
+WHATSAPP_AUTO_RECONNECT = flag("WHATSAPP_AUTO_RECONNECT", default=True)
+WHATSAPP_RECONNECT_INTERVAL = number("WHATSAPP_RECONNECT_INTERVAL", 5, least=1)
+WHATSAPP_RECONNECT_MAX_SECONDS = number("WHATSAPP_RECONNECT_MAX_SECONDS", 300, least=5)
+WHATSAPP_RECOVERY_DEADLINE_SECONDS = number("WHATSAPP_RECOVERY_DEADLINE_SECONDS", 30, least=1)
+WHATSAPP_RECOVERY_PARALLEL = number("WHATSAPP_RECOVERY_PARALLEL", 8, least=1)
+WHATSAPP_MAX_CONNECTIONS_PER_OWNER = number("WHATSAPP_MAX_CONNECTIONS_PER_OWNER", 5)
+WHATSAPP_QR_VIEW_SECONDS = number("WHATSAPP_QR_VIEW_SECONDS", 90, least=1)
+WHATSAPP_IDLE_REAUTH_DAYS = number("WHATSAPP_IDLE_REAUTH_DAYS", 14, least=1)
+SESSION_ACTION_TIMEOUT_MS = number("SESSION_ACTION_TIMEOUT_MS", 5000, least=100)
+SESSION_DELETE_GRACE_DAYS = number("SESSION_DELETE_GRACE_DAYS", 30)
+PERSISTENCE_RETRY_DELAYS_MS = numbers("PERSISTENCE_RETRY_DELAYS_MS", "200,1000,5000")
+PERSISTENCE_JOURNAL_DIR = Path(text("PERSISTENCE_JOURNAL_DIR") or DATA_DIR / "journal")
+PERSISTENCE_LOG_FILE = text("PERSISTENCE_LOG_FILE")
+BAILEYS_SIMPLE_DEV_OWNER = text("BAILEYS_SIMPLE_DEV_OWNER")
+if BAILEYS_SIMPLE_DEV_OWNER and not DEVELOPMENT:
+    raise ConfigurationError("BAILEYS_SIMPLE_DEV_OWNER lets callers in without a key: remove it, or set DEBUG=true.")
 
 # --- WhatsApp: files of messages --------------------------------------------------------------------------------
 WHATSAPP_MEDIA_HOST = text("WHATSAPP_MEDIA_HOST", "https://mmg.whatsapp.net").rstrip("/")

@@ -33,6 +33,12 @@ class WhatsAppSession(models.Model):
         DUPLICATE = "duplicate", _("duplicate")
         LOGGED_OUT = "logged_out", _("logged out")
 
+    class Wish(models.TextChoices):
+        CONNECT = "connect", _("connect")
+        LOGOUT = "logout", _("log out")
+        WIPE = "wipe", _("wipe")
+        DELETE = "delete", _("delete")
+
     id = models.UUIDField(primary_key=True, db_default=RANDOM_UUID, editable=False)
     owner = models.ForeignKey(User, on_delete=models.PROTECT, db_constraint=False, related_name="whatsapp_sessions")
     session_name = models.CharField(_("name"), max_length=255)
@@ -81,6 +87,8 @@ class WhatsAppSession(models.Model):
     default_queue_id = models.UUIDField(null=True, blank=True)
     # Nothing has come since then, though it should have; null while the line is as busy as it usually is.
     silent_since = models.DateTimeField(null=True, blank=True)
+    # What the broker has not been brought to do yet; the sync goes on until it has.
+    pending_wish = models.CharField(max_length=20, choices=Wish, null=True, blank=True)
     metadata = models.JSONField(db_default={}, blank=True)
 
     objects: ClassVar = TenantQuerySet.as_manager()
