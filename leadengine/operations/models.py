@@ -1,9 +1,15 @@
-"""Signs of life of the processes."""
+"""Signs of life of the processes, whom to call, and what was changed in protected files. No tenant's data."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models.functions import Now
+from django.utils.translation import gettext_lazy as _
+
+from leadengine.ids import uuid7
 
 
 class Heartbeat(models.Model):
@@ -26,3 +32,44 @@ class Lease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} {self.until:%F %T}"
+
+
+class ProtectedChange(models.Model):
+    """An approved change of a protected file (docs/protected.toml): one line of the change log of seed 002."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    date = models.DateField(_("date"))
+    version = models.CharField(_("version"), max_length=20)
+    change = models.CharField(_("change"), max_length=200)
+    approved_by = ArrayField(
+        models.CharField(max_length=120), verbose_name=_("approved by"), blank=True, default=list, db_default=[]
+    )
+    status = models.CharField(_("status"), max_length=20, default="Ativo", db_default="Ativo")
+
+    class Meta:
+        verbose_name = _("protected change")
+        verbose_name_plural = _("protected changes")
+        constraints: ClassVar = [models.UniqueConstraint(fields=["version"], name="protected_change_version")]
+
+    def __str__(self) -> str:
+        return f"{self.version} {self.change}"
+
+
+class EmergencyContact(models.Model):
+    """Whom to call: for a role (Tech Lead), or in a situation (API indisponível), then with what to do first."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    role = models.CharField(_("role or situation"), max_length=60)
+    action = models.CharField(_("first action"), max_length=120, blank=True, default="", db_default="")
+    team = models.CharField(_("team"), max_length=60, blank=True, default="", db_default="")
+    name = models.CharField(_("name"), max_length=120, blank=True, default="", db_default="")
+    email = models.EmailField(_("e-mail"), blank=True, default="", db_default="")
+    phone = models.CharField(_("phone"), max_length=20, blank=True, default="", db_default="")
+
+    class Meta:
+        verbose_name = _("emergency contact")
+        verbose_name_plural = _("emergency contacts")
+        constraints: ClassVar = [models.UniqueConstraint(fields=["role"], name="emergency_contact_role")]
+
+    def __str__(self) -> str:
+        return self.role
