@@ -7,10 +7,10 @@ carries ids only, and finds nothing to do when it runs twice.
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, cast
 
 import structlog
-from celery import Celery, Task
+from celery import Celery, Signature, Task
 from celery.schedules import crontab
 from celery.signals import setup_logging, task_postrun, task_prerun
 from django.conf import settings
@@ -30,7 +30,7 @@ DEFAULT = "leadengine.default"
 
 log = structlog.get_logger(__name__)
 
-app = Celery("leadengine")
+app = Celery("leadengine", task_cls="leadengine.accounts.tasks:ScopedTask")
 app.conf.update(
     broker_url=settings.CELERY_BROKER_URL,
     broker_connection_retry_on_startup=True,
@@ -87,11 +87,13 @@ app.conf.beat_schedule = {
 
 
 def enqueue(task: Task[Any, Any], **ids: Any) -> None:
-    """Start a task once the running transaction has committed. An engine that is away is not an error here."""
-    transaction.on_commit(lambda: publish(task, **ids))
+    """Start a task once the running transaction has committed, in the scope of now. An engine that is away is not an
+    error here."""
+    scope = cast(Any, task).scope_headers()  # the scope has ended when the commit is done
+    transaction.on_commit(lambda: publish(task.s().set(headers=scope), **ids))
 
 
-def publish(task: Task[Any, Any], **ids: Any) -> bool:
+def publish(task: Task[Any, Any] | Signature[Any], **ids: Any) -> bool:
     """Put a task in its queue; False when the engine is away (a sweeper finds the work in PostgreSQL)."""
     try:
         task.apply_async(kwargs=ids)
@@ -101,7 +103,7 @@ def publish(task: Task[Any, Any], **ids: Any) -> bool:
     return True
 
 
-def missed(task: Task[Any, Any], error: BaseException) -> None:
+def missed(task: Task[Any, Any] | Signature[Any], error: BaseException) -> None:
     """Note a wake-up that the engine did not take."""
     metrics.wakeups_missed.labels(task=task.name).inc()
     log.warning("wake_up_missed", task=task.name, error=type(error).__name__)

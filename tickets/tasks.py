@@ -17,7 +17,7 @@ from tickets.services.timeline_nights import reconcile_nightly
 SWEEP_SECONDS = 10
 
 
-@app.task(name="tickets.send_due", bind=True)
+@app.task(name="tickets.send_due", bind=True, service="send what is due")
 def send_due(self: Task[Any, Any], /, session_id: str, **_: Any) -> None:
     """Send what is due on a session. Coalesced: the flag goes first, whoever commits from then on wakes it again."""
     awake(outbox.sender_key(session_id))
@@ -28,13 +28,13 @@ def send_due(self: Task[Any, Any], /, session_id: str, **_: Any) -> None:
         wake(later, key=f"{outbox.sender_key(session_id)}:{due:%H%M%S}", session_id=session_id)
 
 
-@app.task(name="tickets.sweep_outbox")
+@app.task(name="tickets.sweep_outbox", service="sweep the outbox")
 def sweep_outbox(**_: Any) -> int:
     """End what lost its worker or waited too long, and wake sessions with due messages."""
     return outbox.sweep_outbox(now=timezone.now())
 
 
-@app.task(name="tickets.reconcile_timelines")
+@app.task(name="tickets.reconcile_timelines", service="check timelines")
 def reconcile_timelines(**_: Any) -> int:
     """Check the timelines of the tenants whose night it is; how many tenants."""
     return len(reconcile_nightly(now=timezone.now()))

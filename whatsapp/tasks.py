@@ -16,14 +16,14 @@ from whatsapp.services.retention import erase_old_webhooks as erase
 from whatsapp.services.silence import watch_silence as watch
 
 
-@app.task(name="whatsapp.drain")
+@app.task(name="whatsapp.drain", service="drain the inbox")
 def drain(**_: Any) -> int:
     """Process the raw inbox until nothing is due. Coalesced: the flag goes first, whoever commits then wakes again."""
     awake("inbound")
     return drain_inbox()
 
 
-@app.task(name="whatsapp.fetch_media")
+@app.task(name="whatsapp.fetch_media", service="fetch files of messages")
 def fetch_media(**_: Any) -> int:
     """Fetch every file of a message that is due. Coalesced, as above."""
     awake(media.KEY)
@@ -36,13 +36,13 @@ def _stop_fetching(**_: Any) -> None:
     media.stopping.set()
 
 
-@app.task(name="whatsapp.erase_old_webhooks")
+@app.task(name="whatsapp.erase_old_webhooks", service="retention of webhooks")
 def erase_old_webhooks(**_: Any) -> None:
     """Erase webhook bodies and delete ledger lines past their time."""
     erase(now=timezone.now())
 
 
-@app.task(name="whatsapp.fill_gaps")
+@app.task(name="whatsapp.fill_gaps", service="find event lists to read")
 def fill_gaps(*, everything: bool = False, **_: Any) -> int:
     """Start a reading of each event list that is due, each in a task of its own."""
     awake("gaps")
@@ -53,7 +53,7 @@ def fill_gaps(*, everything: bool = False, **_: Any) -> int:
     return sum(wake(fill_gap, key=f"gap:{session_id}", session_id=str(session_id)) for session_id in due)
 
 
-@app.task(name="whatsapp.fill_gap")
+@app.task(name="whatsapp.fill_gap", service="read an event list")
 def fill_gap(session_id: str, **_: Any) -> None:
     """Read one session's event list. Coalesced, as above; many are read at once, so when one ends the next begins."""
     awake(f"gap:{session_id}")
@@ -62,7 +62,7 @@ def fill_gap(session_id: str, **_: Any) -> None:
     wake(fill_gaps, key="gaps")
 
 
-@app.task(name="whatsapp.watch_silence")
+@app.task(name="whatsapp.watch_silence", service="watch for silent lines")
 def watch_silence(**_: Any) -> int:
     """Flag lines that have gone silent."""
     return watch(now=timezone.now())

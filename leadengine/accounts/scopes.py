@@ -88,6 +88,13 @@ def service_scope(reason: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def scope_again(kind: str, *, tenant_id: str, user_id: str) -> Iterator[None]:
+    """The scope that a task was asked for in: `owner` or `tenant`, never the service."""
+    with _enter(Scope("none", tenant_id, user_id, kind)):
+        yield
+
+
 def current_scope() -> Scope:
     """The scope of the running transaction, or NOBODY."""
     stack: list[Scope] = connections[DEFAULT_DB_ALIAS].__dict__.get("_leadengine_scopes", [])

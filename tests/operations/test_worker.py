@@ -31,7 +31,7 @@ import leadengine.operations.heartbeat as heartbeat
 from leadengine.celery import app
 heartbeat.PERIOD, heartbeat.ALIVE = 0.4, 1.5
 app.conf.broker_transport_options["socket_timeout"] = 5
-@app.task(name="test.nap")
+@app.task(name="test.nap", service="a test")
 def nap(seconds):
     time.sleep(seconds)
 execute_from_command_line(["manage.py", "worker", *sys.argv[1:]])
