@@ -34,8 +34,13 @@ for _file in (BASE_DIR / ".env", DATA_DIR / "run.env"):
                     os.environ.pop(_name, None)
 
 
+# Every name that is read, with its text: what a configuration snapshot lists.
+SETTINGS_READ = {"LEADENGINE_DATA_DIR": str(DATA_DIR)}
+
+
 def text(name: str, default: str = "") -> str:
-    return os.environ.get(name, "").strip() or default
+    SETTINGS_READ[name] = os.environ.get(name, "").strip()
+    return SETTINGS_READ[name] or default
 
 
 def flag(name: str, default: bool) -> bool:
@@ -115,7 +120,7 @@ SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_AGE = number("SESSION_REMEMBER_DAYS", 30, least=1) * 86_400
 SESSION_HOURS = number("SESSION_HOURS", 12, least=1)
-SECURE_SSL_REDIRECT = _https and flag("SECURE_SSL_REDIRECT", default=True)
+SECURE_SSL_REDIRECT = flag("SECURE_SSL_REDIRECT", default=True) and _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if flag("TRUST_PROXY_TLS", default=False) else None
@@ -226,6 +231,12 @@ if DATABASE_URL:
 if ADMIN_DATABASE_URL:
     DATABASES["owner"] = database(ADMIN_DATABASE_URL)
 
+# --- Backups ----------------------------------------------------------------------------------------------------
+BACKUP_DIR = Path(text("BACKUP_DIR") or DATA_DIR / "backups")
+BACKUP_KEEP_DAYS = number("BACKUP_KEEP_DAYS", 7, least=1)
+BACKUP_PASSPHRASE_FILE = text("BACKUP_PASSPHRASE_FILE")
+PG_BIN_DIR = text("PG_BIN_DIR")
+
 # --- Redis, channel layer, Celery -----------------------------------------------------------------------------
 REDIS_URL = text("REDIS_URL")
 if SERVING and not REDIS_URL:
@@ -234,7 +245,8 @@ CHANNEL_REDIS_URLS = words("CHANNEL_REDIS_URLS") or ([REDIS_URL] if REDIS_URL el
 CHANNEL_LAYERS = {
     "default": {"BACKEND": "leadengine.realtime.layer.PublishingLayer", "CONFIG": {"urls": CHANNEL_REDIS_URLS}}
 }
-CELERY_BROKER_URL = text("CELERY_BROKER_URL") or text("RABBITMQ_URL") or REDIS_URL or "memory://"
+RABBITMQ_URL = text("RABBITMQ_URL")
+CELERY_BROKER_URL = text("CELERY_BROKER_URL") or RABBITMQ_URL or REDIS_URL or "memory://"
 WORKER_COUNT = number("RABBITMQ_WORKER_COUNT", 2, least=1)
 
 # --- WhatsApp: the broker -------------------------------------------------------------------------------------

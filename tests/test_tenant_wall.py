@@ -275,8 +275,9 @@ def test_wall_would_notice(walled: World) -> None:
 WITHOUT_POLICY = {
     "accounts_tenant", "accounts_user", "accounts_apikey", "accounts_loginfailure", "django_session",
     "django_migrations", "django_content_type", "auth_group", "auth_permission", "auth_group_permissions",
-    "django_admin_log", "operations_backuprun", "operations_heartbeat", "operations_lease",
-    "operations_emergencycontact", "operations_protectedchange", "whatsapp_duty", "whatsapp_maintenance",
+    "django_admin_log", "operations_heartbeat", "operations_lease",
+    "operations_backuprecord", "operations_configsnapshot", "operations_emergencycontact",
+    "operations_protectedchange", "whatsapp_duty", "whatsapp_maintenance",
 }  # fmt: skip
 
 

@@ -46,7 +46,8 @@ SELECT format('CREATE ROLE %I', role)
   FROM unnest(ARRAY['leadengine_owner', 'leadengine_app', 'leadengine_service', 'leadengine_backup']) AS role
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role)
 \gexec
-ALTER ROLE leadengine_owner LOGIN PASSWORD :'owner_password';
+-- CREATEDB: `backup_verify` restores into a database of its own, beside the product's, and drops it.
+ALTER ROLE leadengine_owner LOGIN CREATEDB PASSWORD :'owner_password';
 ALTER ROLE leadengine_app LOGIN NOINHERIT PASSWORD :'app_password';
 ALTER ROLE leadengine_service NOLOGIN BYPASSRLS;
 ALTER ROLE leadengine_backup LOGIN BYPASSRLS PASSWORD :'backup_password';

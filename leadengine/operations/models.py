@@ -1,4 +1,7 @@
-"""Signs of life of the processes, whom to call, and what was changed in protected files. No tenant's data."""
+"""Signs of life of the processes, whom to call, what was changed in protected files, backups, configuration.
+
+No row here belongs to a tenant.
+"""
 
 from __future__ import annotations
 
@@ -73,3 +76,59 @@ class EmergencyContact(models.Model):
 
     def __str__(self) -> str:
         return self.role
+
+
+class BackupRecord(models.Model):
+    """A backup that was made: its file, what stands in it, and whether it was restored to see that it can be."""
+
+    class Kind(models.TextChoices):
+        DAILY = "daily", _("daily")
+        PRE_UPGRADE = "pre_upgrade", _("before an upgrade")
+        PRE_RESTORE = "pre_restore", _("before a restore")
+        MANUAL = "manual", _("by hand")
+
+    class Part(models.TextChoices):
+        WHOLE = "whole", _("everything")
+        PROTECTED = "protected", _("the protected tables")
+        SETTINGS = "settings", _("the settings")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(_("kind"), max_length=12, choices=Kind)
+    part = models.CharField(_("content"), max_length=10, choices=Part, default=Part.WHOLE, db_default="whole")
+    without_messages = models.BooleanField(_("without messages"), default=False, db_default=False)
+    path = models.CharField(_("file"), max_length=500)
+    sha256 = models.CharField(max_length=64)
+    bytes = models.BigIntegerField(_("size"))
+    manifest = models.JSONField(_("manifest"), default=dict, db_default={})
+    encrypted = models.BooleanField(_("encrypted"), default=False, db_default=False)
+    created_at = models.DateTimeField(db_default=Now())
+    verified_at = models.DateTimeField(null=True)
+    verify_seconds = models.FloatField(null=True)
+    verify_error = models.CharField(max_length=500, blank=True, default="", db_default="")
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = _("backup")
+        verbose_name_plural = _("backups")
+        constraints: ClassVar = [models.UniqueConstraint(fields=["path"], name="backup_record_path")]
+        indexes: ClassVar = [models.Index(fields=["-created_at"], name="backup_record_recent")]
+
+    def __str__(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+class ConfigSnapshot(models.Model):
+    """The configuration in force at a moment: settings, tenants, sessions, webhooks, queues. One numbered series."""
+
+    version = models.PositiveIntegerField(_("version"), primary_key=True)
+    taken_at = models.DateTimeField(_("taken"), db_default=Now())
+    reason = models.CharField(_("reason"), max_length=200)
+    digest = models.CharField(max_length=64)
+    data = models.JSONField()
+
+    class Meta:
+        verbose_name = _("configuration snapshot")
+        verbose_name_plural = _("configuration snapshots")
+
+    def __str__(self) -> str:
+        return f"{self.version}"

@@ -55,7 +55,7 @@ def test_attributes(server: EmbeddedPostgres) -> None:
     assert rows == [
         ("leadengine_app", True, False, False, False, False, False),
         ("leadengine_backup", True, True, False, True, False, False),
-        ("leadengine_owner", True, True, False, False, False, False),
+        ("leadengine_owner", True, True, False, False, True, False),  # for the scratch database of backup_verify
         (SERVICE, False, True, False, True, False, False),
     ]
     owner = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'leadengine'"
