@@ -62,6 +62,13 @@ app.conf.update(
         "whatsapp.fill_gaps": MAINTENANCE,
         "whatsapp.watch_silence": MAINTENANCE,
         "whatsapp.fill_gap": SENDING,
+        "whatsapp.sync_sessions": SENDING,
+        "whatsapp.sync_session": SENDING,
+        "whatsapp.refresh_qr": SENDING,
+        "whatsapp.recover_sessions": SENDING,
+        "whatsapp.announce_sessions": MAINTENANCE,
+        "whatsapp.drain_journal": MAINTENANCE,
+        "whatsapp.keep_sessions": MAINTENANCE,
         "whatsapp.fetch_media": SENDING,  # it waits for others, as sends do: on threads
     },
     timezone="UTC",
@@ -80,6 +87,18 @@ app.conf.beat_schedule = {
     "fetch-media": {"task": "whatsapp.fetch_media", "schedule": 2.0, "options": {"expires": 2.0}},
     # Looks whose night it is; each tenant has a time zone of its own.
     "reconcile-timelines": {"task": "tickets.reconcile_timelines", "schedule": 60.0, "options": {"expires": 60.0}},
+    "sync-sessions": {
+        "task": "whatsapp.sync_sessions",
+        "schedule": float(settings.WHATSAPP_RECONNECT_INTERVAL),
+        "options": {"expires": float(settings.WHATSAPP_RECONNECT_INTERVAL)},
+    },
+    "refresh-qr": {"task": "whatsapp.refresh_qr", "schedule": 10.0, "options": {"expires": 10.0}},
+    "drain-journal": {"task": "whatsapp.drain_journal", "schedule": 30.0, "options": {"expires": 30.0}},
+    "keep-sessions": {  # at night in Brazil
+        "task": "whatsapp.keep_sessions",
+        "schedule": crontab(hour="8", minute="0"),
+        "options": {"expires": 3600},
+    },
     "fill-gaps": {"task": "whatsapp.fill_gaps", "schedule": 2.0, "options": {"expires": 2.0}},
     "watch-silence": {"task": "whatsapp.watch_silence", "schedule": 60.0, "options": {"expires": 60.0}},
     "sweep-outbox": {"task": "tickets.sweep_outbox", "schedule": 10.0, "options": {"expires": 10.0}},
@@ -93,10 +112,12 @@ def enqueue(task: Task[Any, Any], **ids: Any) -> None:
     transaction.on_commit(lambda: publish(task.s().set(headers=scope), **ids))
 
 
-def publish(task: Task[Any, Any] | Signature[Any], **ids: Any) -> bool:
-    """Put a task in its queue; False when the engine is away (a sweeper finds the work in PostgreSQL)."""
+def publish(task: Task[Any, Any] | Signature[Any], *, countdown: float | None = None, **ids: Any) -> bool:
+    """Put a task in its queue, to run in `countdown` seconds; False when the engine is away (a sweeper finds the work
+    in PostgreSQL)."""
+    options: dict[str, Any] = {} if countdown is None else {"countdown": countdown}
     try:
-        task.apply_async(kwargs=ids)
+        task.apply_async(kwargs=ids, **options)
     except (*UNAVAILABLE, KombuError) as error:
         missed(task, error)
         return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,10 +61,13 @@ __all__ = [
     "call",
     "read_answer",
     "require_configured",
+    "stream",
+    "within",
 ]
 
 CONNECT_SECONDS = 5
 REPEATS = (0.5, 2.0)  # seconds before a GET is tried again; nothing else is ever repeated
+STREAM_SILENCE_SECONDS = 60  # a stream pings every 25 s
 KEPT = 2048  # of an answer, for the attempt
 
 _WORDS: dict[str, type[BrokerError]] = {
@@ -126,7 +130,7 @@ def call(
     require_configured()
     if connection.in_atomic_block:
         raise RuntimeError("The broker must not be called inside a transaction or a scope.")
-    request = {
+    request: dict[str, Any] = {
         "method": method,
         "url": settings.WHATSAPP_BROKER_URL + route.format(**{k: quote(v, safe="") for k, v in (parts or {}).items()}),
         "json": body,
@@ -135,12 +139,50 @@ def call(
         "timeout": (CONNECT_SECONDS, (timeout_ms or settings.WHATSAPP_BROKER_TIMEOUT_MS) / 1000),
         "allow_redirects": False,
     }
-    for pause in REPEATS if method == "GET" else ():
+    budget = _budget()
+    if budget is not None:
+        request["timeout"] = (min(CONNECT_SECONDS, budget), budget)
+    for pause in REPEATS if method == "GET" and budget is None else ():
         try:
             return _measured(method, route, request, raw)
         except BrokerUnreachable:
             time.sleep(pause)
     return _measured(method, route, request, raw)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let all calls of this thread together take so long: somebody waits for them, and nothing is tried twice."""
+    before = getattr(_phase, "until", None)
+    _phase.until = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        _phase.until = before
+
+
+def stream(route: str) -> Iterator[bytes]:
+    """The lines of an event stream, for as long as it lives. Raises: NotConfigured, BrokerError."""
+    require_configured()
+    headers = {"x-api-key": settings.WHATSAPP_BROKER_API_KEY[0], "Accept": "text/event-stream"}
+    timeout = (CONNECT_SECONDS, STREAM_SILENCE_SECONDS)
+    _phase.connected = False
+    try:
+        response = _session().get(
+            settings.WHATSAPP_BROKER_URL + route, headers=headers, timeout=timeout, allow_redirects=False, stream=True
+        )
+        with closing(response):
+            if response.status_code != 200:
+                read_answer(response.status_code, response.text)
+            yield from response.iter_lines(chunk_size=None)
+    except requests.RequestException as error:
+        raise BrokerUnreachable(answer=type(error).__name__) from error
+
+
+def _budget() -> float | None:
+    """What is left of `within`, at least a tenth of a second; None when nobody waits."""
+    until: float | None = getattr(_phase, "until", None)
+    return None if until is None else max(0.1, until - time.monotonic())
 
 
 def _measured(method: str, route: str, request: Mapping[str, Any], raw: bool) -> Answer:

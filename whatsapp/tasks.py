@@ -10,9 +10,11 @@ from django.utils import timezone
 
 from leadengine.celery import app, publish
 from leadengine.wake import awake, wake
-from whatsapp.services import gap_fill, media
+from whatsapp.services import gap_fill, journal, lines, media
 from whatsapp.services.drain import drain_inbox
 from whatsapp.services.retention import erase_old_webhooks as erase
+from whatsapp.services.sessions import keeping, listening, observing, qr, recovery, syncing
+from whatsapp.services.sessions.changing import Origin
 from whatsapp.services.silence import watch_silence as watch
 
 
@@ -34,6 +36,7 @@ def fetch_media(**_: Any) -> int:
 def _stop_fetching(**_: Any) -> None:
     """SIGTERM: what is on its way is put back, for whoever comes next."""
     media.stopping.set()
+    listening.stopping.set()
 
 
 @app.task(name="whatsapp.erase_old_webhooks", service="retention of webhooks")
@@ -68,7 +71,53 @@ def watch_silence(**_: Any) -> int:
     return watch(now=timezone.now())
 
 
+@app.task(name="whatsapp.sync_sessions", service="bring sessions and broker together")
+def sync_sessions(*, everything: bool = False, **_: Any) -> int:
+    """Look at the sessions that may have changed, and do what is wished of them."""
+    return syncing.sync_sessions(now=timezone.now(), everything=everything)
+
+
+@app.task(name="whatsapp.sync_session", service="bring one session and the broker together")
+def sync_session(session_id: str, *, source: str = "sse", contradicted: bool = False, **_: Any) -> None:
+    """Look at one session now. Coalesced."""
+    awake(listening.key_of(session_id))
+    syncing.sync_session(session_id=UUID(session_id), origin=Origin(source), contradicted=contradicted)
+
+
+@app.task(name="whatsapp.refresh_qr", service="renew QR codes that are looked at")
+def refresh_qr(**_: Any) -> int:
+    """Renew the QR codes that somebody looks at."""
+    return qr.refresh_qr(now=timezone.now())
+
+
+@app.task(name="whatsapp.recover_sessions", service="bring sessions back after a start")
+def recover_sessions(*, trigger: str = "start", force: bool = False, **_: Any) -> None:
+    """Bring back what was connected; at most once a minute, whoever asks."""
+    recovery.recover_sessions(trigger=trigger, force=force)
+
+
+@app.task(name="whatsapp.announce_sessions", service="late news of sessions")
+def announce_sessions(**_: Any) -> int:
+    """Tell what came too soon after another event of the same session."""
+    return lines.announce_late(now=timezone.now())
+
+
+@app.task(name="whatsapp.drain_journal", service="replay facts that could not be saved")
+def drain_journal(**_: Any) -> None:
+    """Replay the journal of this machine."""
+    journal.replay_journal(appliers=observing.APPLIERS, now=timezone.now())
+
+
+@app.task(name="whatsapp.keep_sessions", service="idle and deleted sessions")
+def keep_sessions(**_: Any) -> None:
+    """Flag sessions without traffic, scrub those that were deleted long ago."""
+    keeping.flag_idle_sessions(now=timezone.now())
+    keeping.scrub_deleted_sessions(now=timezone.now())
+
+
 @worker_ready.connect
-def _ask_what_was_missed(**_: Any) -> None:
-    """A worker starts: nobody may have read the lists for a while."""
+def _after_a_start(**_: Any) -> None:
+    """A worker starts: nobody may have read the lists or looked at the connections for a while."""
     publish(fill_gaps, everything=True)
+    publish(drain_journal)
+    publish(recover_sessions)

@@ -27,7 +27,9 @@ from whatsapp.services.atendimentos import follow_ticket
 from whatsapp.services.episodes import open_episode
 from whatsapp.services.lines import across_owners, capabilities_of, find_line, flag_risk
 from whatsapp.services.parking import apply_parked
+from whatsapp.services.persistence import persist
 from whatsapp.services.queue_missing import release_waiting
+from whatsapp.services.sessions.listening import ask_for_look
 
 _LOCAL_DIGITS = (10, 11)  # of a Brazilian number, area code included
 
@@ -93,7 +95,10 @@ class BrokerTransport:
         try:
             sent = get_adapter().send(message)
         except broker_errors.BrokerError as error:
-            raise _failure(error) from error
+            failure = _failure(error)
+            if isinstance(failure, LineOffline):
+                ask_for_look(order.line.id, source="sync", contradicted=True)
+            raise failure from error
         return Sent(sent.external_id, sent.status, sent.answer, learned)
 
     def bound(self, *, tenant_id: UUID, session_id: UUID, external_id: str, now: datetime) -> None:
@@ -103,9 +108,11 @@ class BrokerTransport:
         flag_risk(tenant_id=tenant_id, session_id=session_id, now=now)
 
     def ticket_changed(self, *, tenant_id: UUID, ticket_id: UUID, now: datetime) -> None:
-        with across_owners():
+        def follow() -> None:
             follow_ticket(tenant_id=tenant_id, ticket_id=ticket_id, now=now)
             open_episode(tenant_id=tenant_id, ticket_id=ticket_id)
+
+        persist("atendimento.follow", follow, scope=across_owners)
 
     def queue_available(self, *, tenant_id: UUID, now: datetime) -> None:
         release_waiting(tenant_id=tenant_id, now=now)

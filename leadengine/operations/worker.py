@@ -30,6 +30,7 @@ from leadengine.celery import DEFAULT, INBOUND, MAINTENANCE, SENDING
 from leadengine.ids import uuid7
 from leadengine.operations.heartbeat import ALIVE, PERIOD, remove_heartbeat, write_heartbeat
 from leadengine.redis import UNAVAILABLE
+from whatsapp.services.sessions import listening
 
 log = structlog.get_logger(__name__)
 
@@ -59,6 +60,8 @@ def run_worker(*, app: Celery, name: str, queues: tuple[str, ...], concurrency: 
         pulse_name=name,
         pulse_kind=("sender" if set(queues) == {SENDING} else "both") if sends else "worker",
     )
+    if sends:
+        listening.start()
     worker.start()
     return int(worker.exitcode or 0)
 

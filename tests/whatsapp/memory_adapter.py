@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from whatsapp.adapters import Listed, Outgoing, Sent, SessionState
+from whatsapp.adapters import LineState, Listed, Outgoing, QrCode, Sent, SessionState
 from whatsapp.addresses import build_address, chat_of
 from whatsapp.broker_errors import BrokerError, InstanceNotFound
 from whatsapp.schemas import Content, Edit, Ignored, InboundMessage, Item, OutboundEcho, Reaction, Revoke, StatusUpdate
@@ -51,6 +51,27 @@ class MemoryAdapter:
 
     def list_own(self, *, instances: Collection[str]) -> list[SessionState]:
         return [state for name, state in self.lines.items() if name in instances]
+
+    def list_all(self) -> list[SessionState]:
+        return list(self.lines.values())
+
+    def overview(self) -> dict[str, LineState]:
+        return {name: state.state for name, state in self.lines.items()}
+
+    def watch(self) -> Iterator[str]:
+        return iter(())
+
+    def qr(self, *, instance: str) -> QrCode | None:
+        return QrCode(raw=f"memory:{instance}")
+
+    def pair(self, *, instance: str, phone: str) -> str:
+        return "MEMO-RY01"
+
+    def wipe(self, *, instance: str) -> None:
+        self.lines[instance] = SessionState(instance, "qrcode", logged_out=True)
+
+    def release_risk(self, *, instance: str) -> None:
+        """It has no guard."""
 
     def send(self, message: Outgoing) -> Sent:
         if self.fails:

@@ -6,8 +6,8 @@ Composer, API and screens ask `capabilities`, never the adapter's name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any, Literal, Protocol
@@ -61,7 +61,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """A session as its broker sees it now. `close_code` is why a lost link was lost; times are aware UTC."""
+    """A session as its broker sees it now. `close_code` is why a lost link was lost; times are aware UTC.
+
+    `risk_paused` is None where the broker does not say; `info` is what is kept of its words, without QR codes and keys.
+    """
 
     instance: str
     state: LineState
@@ -72,11 +75,21 @@ class SessionState:
     logged_out: bool = False
     qr_version: int = 0
     qr_expires_at: datetime | None = None
+    risk_paused: bool | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def connected(self) -> bool:
         """Whether messages can pass."""
         return self.state == "connected"
+
+
+@dataclass(frozen=True, slots=True)
+class QrCode:
+    """What a person scans: a PNG, or the string that one is drawn from, whichever the broker gives."""
+
+    picture: bytes | None = None
+    raw: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,28 @@ class Adapter(Protocol):
 
     def list_own(self, *, instances: Collection[str]) -> list[SessionState]:
         """The sessions among those that we created that the broker has. Raises: BrokerError."""
+
+    def list_all(self) -> list[SessionState]:
+        """Every session that the broker has, whoever created it: for superusers. Raises: BrokerError."""
+
+    def overview(self) -> dict[str, LineState]:
+        """The state of every session in one cheap call; `status` tells the rest of one. Raises: BrokerError."""
+
+    def watch(self) -> Iterator[str]:
+        """The names of sessions as something happens to them, and an empty one now and then as a sign of life, until
+        the stream ends. Raises: BrokerError."""
+
+    def qr(self, *, instance: str) -> QrCode | None:
+        """What is to be scanned now; None when there is nothing. Starts a stopped socket. Raises: BrokerError."""
+
+    def pair(self, *, instance: str, phone: str) -> str:
+        """A code to type on the phone (E.164). Only with the capability `pairingCode`. Raises: BrokerError."""
+
+    def wipe(self, *, instance: str) -> None:
+        """Forget the pairing and begin again with a new QR code, soon after the answer. Raises: BrokerError."""
+
+    def release_risk(self, *, instance: str) -> None:
+        """Lift the broker's pause for strangers. Only with the capability `risk`. Raises: BrokerError."""
 
     # Messages.
     def send(self, message: Outgoing) -> Sent:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from django.conf import settings
 
 from whatsapp import broker
-from whatsapp.adapters import Listed, Outgoing, Sent, SessionState
+from whatsapp.adapters import LineState, Listed, Outgoing, QrCode, Sent, SessionState
 from whatsapp.adapters.baileys_events import PAGE, read_page
 from whatsapp.adapters.baileys_states import connection_of, read_snapshot
 from whatsapp.addresses import PHONE_SERVER, parse_jid
@@ -24,6 +25,7 @@ from whatsapp.broker_errors import (
     UnsupportedOperation,
 )
 from whatsapp.normalizers import instance_of, normalize, split_body
+from whatsapp.normalizers.values import as_dict
 from whatsapp.schemas import Item
 
 _SIGNATURES = ("x-signature", "x-signature-sha256", "x-webhook-signature", "x-webhook-signature-sha256")
@@ -96,10 +98,51 @@ class BaileysHttp:
         _unless_done("DELETE", _ONE, instance)
 
     def list_own(self, *, instances: Collection[str]) -> list[SessionState]:
-        rows = broker.call("GET", "/instances").data
-        own = [row for row in rows if isinstance(row, dict) and row.get("id") in instances]
-        states = [read_snapshot(row["id"], row) for row in own]
+        return [state for state in self.list_all() if state.instance in instances]
+
+    def list_all(self) -> list[SessionState]:
+        answer = broker.call("GET", "/instances")
+        if not isinstance(answer.data, list):
+            raise BrokerFailed(http_status=answer.status, answer=answer.text)
+        named = [row for row in answer.data if isinstance(row, dict) and isinstance(row.get("id"), str)]
+        states = [read_snapshot(row["id"], row) for row in named]
         return [state for state in states if state is not None]
+
+    def overview(self) -> dict[str, LineState]:
+        answer = broker.call("GET", "/health")
+        rows = answer.data.get("instances") if isinstance(answer.data, dict) else None
+        if not isinstance(rows, list):
+            raise BrokerFailed(http_status=answer.status, answer=answer.text)
+        named = [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+        states = {row["id"]: connection_of(row) for row in named}
+        return {instance: state for instance, state in states.items() if state is not None}
+
+    def watch(self) -> Iterator[str]:
+        for line in broker.stream("/instances/events"):
+            if not line.startswith(b"data:"):
+                continue
+            news = as_dict(_json_of(line.removeprefix(b"data:")))
+            instance = as_dict(news.get("instance")).get("id")
+            yield instance if isinstance(instance, str) else ""
+
+    def qr(self, *, instance: str) -> QrCode | None:
+        answer = broker.call("GET", f"{_ONE}/qr.png", parts={"id": instance}, raw=True)
+        return QrCode(picture=answer.data) if answer.status == 200 and answer.data else None
+
+    def pair(self, *, instance: str, phone: str) -> str:
+        answer = broker.call("POST", f"{_ONE}/pair", parts={"id": instance}, body={"phoneNumber": phone.lstrip("+")})
+        code = answer.data.get("pairingCode") if isinstance(answer.data, dict) else None
+        if not isinstance(code, str) or not code:
+            raise BrokerFailed(http_status=answer.status, answer=answer.text)
+        return code
+
+    def wipe(self, *, instance: str) -> None:
+        broker.call("POST", f"{_ONE}/session/wipe", parts={"id": instance})
+
+    def release_risk(self, *, instance: str) -> None:
+        # Resuming alone pauses again at the next stranger: the guard's threshold has to go up first.
+        broker.call("POST", f"{_ONE}/risk", parts={"id": instance}, body={"threshold": 1})
+        broker.call("POST", f"{_ONE}/risk/resume", parts={"id": instance})
 
     # --- Messages
 
@@ -157,6 +200,13 @@ class BaileysHttp:
             raw_fallback=settings.WHATSAPP_RAW_FALLBACK_ENABLED,
             default_instance_id=settings.WHATSAPP_DEFAULT_INSTANCE_ID or None,
         )
+
+
+def _json_of(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _unless_done(method: str, route: str, instance: str) -> None:

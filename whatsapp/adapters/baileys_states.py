@@ -33,6 +33,18 @@ def connection_of(data: Any) -> LineState | None:
     return None
 
 
+_KEPT = (
+    "name",
+    "connectionState",
+    "connectionUpdatedAt",
+    "connectionStateDetail",
+    "user",
+    "counters",
+    "network",
+    "pairedAt",
+)
+
+
 def read_snapshot(instance: str, data: Any) -> SessionState | None:
     """Read a snapshot, or a summary of the list; None when it says nothing of the connection."""
     state = connection_of(data)
@@ -52,4 +64,6 @@ def read_snapshot(instance: str, data: Any) -> SessionState | None:
         logged_out=as_flag(detail.get("isLoggedOut")),
         qr_version=as_int(fields.get("qrVersion")) or 0,
         qr_expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires else None,
+        risk_paused=as_flag(as_dict(fields["risk"]).get("paused")) if "risk" in fields else None,
+        info={name: fields[name] for name in _KEPT if name in fields},
     )

@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 
 from leadengine.accounts.scopes import current_scope, service_scope
+from leadengine.celery import app, publish
 from leadengine.realtime.broadcast import broadcast
 from leadengine.realtime.events import Facets
+from leadengine.redis import UNAVAILABLE, client
 from leadengine.sql import loads
 from tickets.services.shapes import iso
 from tickets.transports import Capabilities, Line
 from whatsapp.adapters import get_adapter
 from whatsapp.events import Change, SessionUpdated
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import persist
 
 STALE_AFTER = timedelta(seconds=30)
+EVENT_PAUSE_MS = 1000
+ANNOUNCE_TASK = "whatsapp.announce_sessions"  # by name: the task stands above the services it calls
+_LATE = "session-news-late"
 
 
 def find_line(reference: UUID | str) -> Line | None:
@@ -67,16 +74,34 @@ def capabilities_of(stored: dict[str, Any] | None) -> Capabilities:
 def flag_risk(*, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
     """Mark a session as paused by the broker's risk guard, and tell its owner and the supervisors, once."""
     changed = WhatsAppSession.objects.for_tenant(tenant_id).filter(pk=session_id, risk_paused=False)
-    if changed.update(risk_paused=True):
+    if persist("session.observe", lambda: changed.update(risk_paused=True)):
         announce_sessions(tenant_id=tenant_id, ids=[session_id], change="status", now=now)
 
 
 def announce_sessions(*, tenant_id: UUID, ids: Collection[UUID], change: Change, now: datetime) -> None:
-    """Tell how sessions are now to their owners and the supervisors, after the commit."""
+    """Tell how sessions are now to their owners and the supervisors, after the commit.
+
+    At most one event a second for each session: what comes sooner is told at the end of that second, as it is then.
+    """
     if not ids:
         return
     for session in WhatsAppSession.objects.for_tenant(tenant_id).filter(pk__in=ids):
-        broadcast(_event(session, change, now), Facets(owner_id=session.owner_id))
+        transaction.on_commit(partial(_tell, _event(session, change, now), session.owner_id))
+
+
+def announce_late(*, now: datetime) -> int:
+    """Tell what came too soon after another event, once its second is over; returns how many sessions that were."""
+    try:
+        waiting: set[bytes] = client().smembers(_LATE)  # type: ignore[assignment]
+        late = [UUID(raw.decode()) for raw in waiting if not client().exists(_told(raw.decode()))]
+        if late:
+            client().srem(_LATE, *map(str, late))
+    except UNAVAILABLE:
+        return 0
+    with service_scope("late news of sessions"):
+        for session in WhatsAppSession.objects.filter(pk__in=late):
+            transaction.on_commit(partial(_tell, _event(session, "status", now), session.owner_id))
+    return len(late)
 
 
 def evidence_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
@@ -96,6 +121,22 @@ def evidence_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
 def across_owners() -> AbstractContextManager[None]:
     """Widen an agent's scope for what concerns the line of another owner (spec/sessions.md section 5)."""
     return service_scope("line of another owner") if current_scope().session_scope == "owner" else nullcontext()
+
+
+def _tell(event: SessionUpdated, owner_id: UUID) -> None:
+    key = str(event.session_id)
+    try:
+        if not client().set(_told(key), 1, nx=True, px=EVENT_PAUSE_MS):
+            client().sadd(_LATE, key)
+            publish(app.signature(ANNOUNCE_TASK), countdown=EVENT_PAUSE_MS / 1000)
+            return
+    except UNAVAILABLE:
+        return  # nobody could hear it, either
+    broadcast(event, Facets(owner_id=owner_id))
+
+
+def _told(session_id: str) -> str:
+    return f"session-told:{session_id}"
 
 
 def _event(session: WhatsAppSession, change: Change, now: datetime) -> SessionUpdated:

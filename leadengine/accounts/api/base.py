@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from math import isfinite
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
@@ -65,6 +65,8 @@ class ScopedAPIView(APIView):
     """
 
     permissions: ClassVar[Mapping[str, str]] = {}
+    # False: the handler opens `self.scope()` itself, around each of its steps, and may call the broker between them.
+    scoped: ClassVar[bool] = True
     metadata_class = None  # OPTIONS would describe views to anyone
     schema = RouteSchema()
 
@@ -76,7 +78,7 @@ class ScopedAPIView(APIView):
             self.initial(request, *args, **kwargs)
             method = (request.method or "").lower()
             handler = getattr(self, method, None) if method in self.http_method_names else None
-            with self.scope():
+            with self.scope() if self.scoped else nullcontext():
                 response: Response = (handler or self.http_method_not_allowed)(request, *args, **kwargs)
         except Exception as error:  # what DRF's handler does not know, it raises again
             response = self.handle_exception(error)

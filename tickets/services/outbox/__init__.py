@@ -12,7 +12,7 @@ from tickets.services.outbox.actions import cancel_message, dismiss_message, res
 from tickets.services.outbox.checking import Wish
 from tickets.services.outbox.sending import send_due, stopping
 from tickets.services.outbox.sweeping import sweep_outbox
-from tickets.services.outbox.waking import sender_key, wake_sender, wake_session
+from tickets.services.outbox.waking import release_held, sender_key, wake_sender, wake_session
 
 __all__ = [
     "Queued",
@@ -24,6 +24,7 @@ __all__ = [
     "line_of_session",
     "queue_message",
     "queue_to_contact",
+    "release_held",
     "resend_message",
     "send_due",
     "sender_key",

@@ -28,10 +28,19 @@ def wake_sender(session_id: UUID) -> None:
 
 def wake_session(*, session_id: UUID, now: datetime) -> None:
     """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
+    _let_go(session_id, "SESSION_OFFLINE", now)
+
+
+def release_held(*, session_id: UUID, now: datetime) -> None:
+    """A risk pause was lifted: what it held is due now, and its sender wakes. Runs in the caller's scope."""
+    _let_go(session_id, "RISK_PAUSED", now)
+
+
+def _let_go(session_id: UUID, reason: str, now: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            """UPDATE tickets_message SET not_before = %s
-               WHERE session_id = %s AND status = 'QUEUED' AND wait_reason = 'SESSION_OFFLINE'""",
-            [now, session_id],
+            """UPDATE tickets_message SET not_before = %s, wait_reason = NULL
+               WHERE session_id = %s AND status = 'QUEUED' AND wait_reason = %s""",
+            [now, session_id, reason],
         )
     wake_sender(session_id)

@@ -1,0 +1,65 @@
+"""What the three API surfaces of connections have in common: who asks, and which connections they may see."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+from rest_framework.request import Request
+
+from leadengine.accounts.api import ScopedAPIView
+from whatsapp.adapters import get_adapter
+from whatsapp.models import WhatsAppSession
+from whatsapp.services.sessions.acting import Outcome, carry_out
+from whatsapp.services.sessions.wishes import Asker, InstanceNotFound
+
+
+class SessionAPIView(ScopedAPIView):
+    """A route about connections. Its handler runs outside any transaction, since it may call the broker.
+
+    Not configured is 503 for every method (D5). A connection of another owner or tenant is 404 (D26).
+    """
+
+    scoped = False
+    source: ClassVar[str] = "api"
+
+    def initial(self, request: Request, *args: object, **kwargs: object) -> None:
+        """Raises: NotConfigured, after who is asking is known."""
+        super().initial(request, *args, **kwargs)
+        get_adapter().require_configured()
+
+    @property
+    def asker(self) -> Asker:
+        """The caller, for wishes and the history."""
+        return Asker(self.user, self.scope, self.source)
+
+    def visible(self) -> QuerySet[WhatsAppSession]:
+        """The caller's own connections; supervisors see all of the tenant. To be read inside `self.scope()`."""
+        rows: QuerySet[WhatsAppSession] = self.of_tenant(WhatsAppSession.objects.filter(deleted_at__isnull=True))
+        return rows if self.may("sessions:read") else rows.filter(owner=self.user)
+
+    def find(self, word: str) -> WhatsAppSession:
+        """A visible connection by our id, its connection_id or the broker's. Raises: InstanceNotFound."""
+        own = as_uuid(word)
+        same = Q(connection_id=word) | Q(broker_instance_id=word)
+        if own is not None:
+            same |= Q(pk=own)
+        with self.scope():
+            found = list(self.visible().filter(same).select_related("owner")) if "\0" not in word else []
+        session = min(found, key=lambda one: (one.pk != own, one.connection_id != word), default=None)
+        if session is None:
+            raise InstanceNotFound
+        return session
+
+    def carry_out(self, session: WhatsAppSession) -> Outcome:
+        """Do at the broker what was just wished, as far as it answers in time."""
+        return carry_out(session=session, asker=self.asker)
+
+
+def as_uuid(word: str) -> UUID | None:
+    """The UUID that a word is."""
+    try:
+        return UUID(word)
+    except ValueError:
+        return None

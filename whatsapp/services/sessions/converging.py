@@ -1,0 +1,163 @@
+"""Bringing the broker to what the owner wants: the one function that the edges and the sync call (section 3).
+
+No transaction is open while the broker is called; each answer is written by itself.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import structlog
+from django.utils import timezone
+
+from leadengine.errors import NotConfigured
+from whatsapp import broker
+from whatsapp.adapters import get_adapter
+from whatsapp.broker_errors import BrokerError, InstanceNotFound, InvalidTo, MessageRejected, UnsupportedOperation
+from whatsapp.models import WhatsAppSession
+from whatsapp.services.sessions import states
+from whatsapp.services.sessions.changing import Change, Origin, change_session, moved
+from whatsapp.services.sessions.looking import load_session, look, wire_name
+from whatsapp.services.sessions.qr import fetch_qr
+from whatsapp.services.sessions.states import Trigger
+
+log = structlog.get_logger(__name__)
+Wish = WhatsAppSession.Wish
+_REFUSALS = (InvalidTo, MessageRejected, UnsupportedOperation)
+
+
+def converge(*, session_id: UUID, origin: Origin, seconds: float | None = None) -> bool:
+    """Do at the broker what is wanted of a session and is not done; False when that is still pending.
+
+    `seconds`: how long somebody waits for it. What does not succeed is tried again by the sync.
+    """
+    session = load_session(session_id)
+    if session is None:
+        return True
+    try:
+        get_adapter().require_configured()
+        if seconds is None:
+            return _converge(session, origin)
+        with broker.within(seconds):
+            return _converge(session, origin)
+    except (BrokerError, NotConfigured) as error:
+        log.info("converge_pending", session_id=str(session_id), wish=session.pending_wish, error=error.code)
+        return False
+
+
+def _converge(session: WhatsAppSession, origin: Origin) -> bool:
+    match session.pending_wish:
+        case Wish.CONNECT:
+            return _connect(session, origin)
+        case Wish.LOGOUT:
+            if session.broker_confirmed_at is not None or session.broker_instance_id:
+                get_adapter().logout(instance=wire_name(session))
+        case Wish.WIPE:
+            _wipe(session)
+        case Wish.DELETE:
+            if session.broker_confirmed_at is not None or session.broker_instance_id:
+                get_adapter().delete(instance=wire_name(session))
+        case _:
+            return True
+    _granted(session, origin)
+    return True
+
+
+def _connect(session: WhatsAppSession, origin: Origin) -> bool:
+    """Create it where it is not, start it, and read what came of it."""
+    if session.broker_confirmed_at is None:
+        session = _create(session, origin)
+    adapter, instance = get_adapter(), wire_name(session)
+    try:
+        adapter.connect(instance=instance)
+    except InstanceNotFound:
+        session = recreate(session, origin=origin)
+        adapter.connect(instance=wire_name(session))
+    state = look(session, origin=origin)
+    if state is None:
+        return False
+    if state.state == "qrcode":
+        fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+    return state.state in {"connected", "qrcode"}
+
+
+def recreate(session: WhatsAppSession, *, origin: Origin) -> WhatsAppSession:
+    """The broker lost an instance that is wanted: make it again under the same name. Raises: BrokerError."""
+
+    def decide(row: WhatsAppSession) -> Change | None:
+        lost = moved(row, Trigger.LOGOUT, now=now, ending=states.BROKER_RESET)
+        if lost is None or row.connected_at is None:
+            return Change("status", {"broker_confirmed_at": None})
+        lost.columns["broker_confirmed_at"] = None
+        return lost
+
+    now = timezone.now()
+    change_session(
+        session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=origin, decide=decide,
+        now=now,
+    )  # fmt: skip
+    session.broker_confirmed_at = None
+    return _create(session, origin)
+
+
+def _create(session: WhatsAppSession, origin: Origin) -> WhatsAppSession:
+    """Make the session at the broker; the id that it answers becomes ours."""
+    name = wire_name(session)
+    try:
+        instance = get_adapter().ensure_session(instance=name)
+    except _REFUSALS:
+        _refused(session, origin, timezone.now())
+        raise
+    now = timezone.now()
+
+    def decide(_row: WhatsAppSession) -> Change:
+        return Change("settings", {"broker_instance_id": instance, "broker_confirmed_at": now})
+
+    change_session(
+        session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=origin, decide=decide,
+        now=now,
+    )  # fmt: skip
+    session.broker_instance_id, session.broker_confirmed_at = instance, now
+    return session
+
+
+def _wipe(session: WhatsAppSession) -> None:
+    """Forget the keys. The broker then waits for a scan that nobody wants; it is not shown."""
+    if session.broker_confirmed_at is None and not session.broker_instance_id:
+        return
+    try:
+        get_adapter().wipe(instance=wire_name(session))
+    except InstanceNotFound:
+        return
+
+
+def _granted(session: WhatsAppSession, origin: Origin) -> None:
+    """A wish has been done: nothing is pending any more, unless there is a newer wish."""
+    done, now = session.pending_wish, timezone.now()
+
+    def decide(row: WhatsAppSession) -> Change | None:
+        if row.pending_wish != done:
+            return None
+        gone = {"broker_confirmed_at": None} if done == Wish.DELETE else {}
+        return Change(
+            "deleted" if done == Wish.DELETE else "status", {"pending_wish": None, "state_changed_at": now, **gone}
+        )
+
+    change_session(
+        session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=origin, decide=decide,
+        now=now,
+    )  # fmt: skip
+
+
+def _refused(session: WhatsAppSession, origin: Origin, now: datetime) -> None:
+    def decide(row: WhatsAppSession) -> Change | None:
+        change = moved(row, Trigger.FAIL, now=now, ending=states.REFUSED_BY_BROKER)
+        if change is not None:
+            change.columns |= {"pending_wish": None, "next_attempt_at": None}
+        return change
+
+    change_session(
+        session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=origin, decide=decide,
+        now=now,
+    )  # fmt: skip
