@@ -16,7 +16,7 @@ from django.db import connection
 from django.utils import timezone
 from prometheus_client import REGISTRY
 
-from leadengine.accounts.scopes import tenant_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
 from leadengine.celery import SENDING
 from tests.api import by_cookie, refused
 from tests.api import send as ask
@@ -39,6 +39,10 @@ from tickets.models import Message, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
 from whatsapp import broker as client
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.lines import announce_late
+from whatsapp.services.sessions.acting import release_session
+from whatsapp.services.sessions.syncing import sync_sessions
+from whatsapp.services.sessions.wishes import Asker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ROOT = Path(__file__).resolve().parents[2]
@@ -273,6 +277,29 @@ def test_broker_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(
     assert (reload(held).status, reload(held).wait_reason) == ("QUEUED", "RISK_PAUSED")
     assert reload(answer).status == "SENT"
     assert broker.texts() == ["conhecida"]
+    sync_sessions(now=timezone.now())
+    assert reload(held).wait_reason == "RISK_PAUSED"  # the pause holds until it is lifted
+    for path, body in (("risk", {"threshold": 1}), ("risk/resume", {})):
+        requests.post(f"{broker.url}/instances/ipe-01/{path}", json=body, headers={"x-api-key": KEY}, timeout=10)
+    with events_of(committed_world) as events:
+        sync_sessions(now=timezone.now())
+        until(lambda: announce_late(now=timezone.now()) or events())
+        assert [data["riskPaused"] for name, data in events() if name == "whatsapp.session.updated"][-1:] == [False]
+    assert (reload(held).status, reload(held).wait_reason) == ("QUEUED", None)
+    send(committed_world)
+    assert broker.texts() == ["conhecida", "estranha"]
+
+
+def test_broker_05_a_supervisor_lifts_a_risk_pause_and_the_rest_leaves(committed_world: World, broker: Broker) -> None:
+    held = queue(committed_world, conversation(committed_world), "estranha")
+    broker.behave(risk={"threshold": 0.7})
+    requests.post(f"{broker.url}/instances/ipe-01/risk/pause", headers={"x-api-key": KEY}, timeout=10)
+    send(committed_world)
+    assert reload(held).wait_reason == "RISK_PAUSED"
+    supervisor = committed_world.supervisor
+    release_session(session=committed_world.line, asker=Asker(supervisor, lambda: user_scope(supervisor)))
+    send(committed_world)
+    assert broker.texts() == ["estranha"]
 
 
 # --- Show 9 -------------------------------------------------------------------------------------------------------
@@ -325,13 +352,19 @@ def test_broker_10_after_a_logout_the_queued_messages_leave_in_order(committed_w
     assert {reload(row).status for row in rows} == {"QUEUED"}
     assert reload(rows[0]).wait_reason == "SESSION_OFFLINE"
 
-    def snapshot() -> Any:
-        return client.call("GET", "/instances/{id}", parts={"id": "ipe-01"}).data
+    def line() -> WhatsAppSession:
+        sync_sessions(now=timezone.now())
+        with service_scope("test"):
+            found: WhatsAppSession = WhatsAppSession.objects.get(pk=committed_world.line.pk)
+            return found
 
-    until(lambda: snapshot()["hasLastQr"], 10)
+    until(lambda: line().qr_code, 10)
+    row = line()
+    assert (row.status, row.reauth_reason) == ("qrcode", "session_expired")
     broker.control("ipe-01/open")
-    wake(committed_world)
-    send(committed_world)
+    until(lambda: line().connected, 10)
+    assert line().qr_code is None
+    send(committed_world)  # woken by the connection
     assert broker.texts() == ["um", "dois", "três"]
     assert {reload(row).status for row in rows} == {"SENT"}
 
