@@ -28,7 +28,10 @@ from whatsapp.models import WhatsAppSession
 
 ROOT = Path(__file__).resolve().parent.parent
 E2E = "tests/e2e/"
-KEPT_TABLES = {"django_migrations", "django_content_type"}
+# What migrations fill.
+KEPT_TABLES = {
+    "django_migrations", "django_content_type", "operations_protectedchange", "operations_emergencycontact",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -111,6 +111,7 @@ class Suite:
         await self._check("import contracts", environ, python, "-c", LINT_IMPORTS)
         if templates:
             await self._check("templates", environ, str(Path(python).with_name("djade")), "--check", *templates)
+        await self._check("protected files", environ, *manage, "protected_check")
         await self._check("migrations", environ, *manage, "makemigrations", "--check", "--dry-run")
         deployed = {**environ, **DEPLOYED}
         await self._check("check --deploy", deployed, *manage, "check", "--deploy", "--fail-level", "WARNING")

@@ -8,8 +8,12 @@ class OperationsConfig(AppConfig):
 
     def ready(self) -> None:
         """All apps are loaded: prepare the metrics and the health checks of this process."""
+        from django.db.models.signals import post_migrate
+
         from leadengine import metrics
+        from leadengine.operations.change_log import fill_change_log
         from leadengine.operations.checks import register_checks
 
         metrics.prepare()
         register_checks()
+        post_migrate.connect(fill_change_log, sender=self)
