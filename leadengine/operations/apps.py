@@ -8,12 +8,16 @@ class OperationsConfig(AppConfig):
 
     def ready(self) -> None:
         """All apps are loaded: prepare the metrics and the health checks of this process."""
+        from django.conf import settings
         from django.db.models.signals import post_migrate
 
         from leadengine import metrics
         from leadengine.operations.change_log import fill_change_log
         from leadengine.operations.checks import register_checks
+        from leadengine.operations.starting import refuse_broken_wall
 
         metrics.prepare()
         register_checks()
         post_migrate.connect(fill_change_log, sender=self)
+        if settings.SERVING:
+            refuse_broken_wall()

@@ -12,17 +12,13 @@ from functools import cache
 from typing import Any, Protocol
 from uuid import UUID
 
-from django.apps import apps
 from django.db.migrations.loader import MigrationLoader
 
-from leadengine.accounts.models import ApiKey, User
+from leadengine.accounts.walls import walled_tables
 from leadengine.operations.heartbeat import ALIVE
 
 RECENT = timedelta(minutes=5)
 _MOST = 20_000  # newest rows that a figure over five minutes is made of
-
-# Found by e-mail or by key before anybody knows the tenant, so row level security cannot cover them.
-WITHOUT_POLICY = (User, ApiKey)
 
 
 class Cursor(Protocol):
@@ -60,10 +56,10 @@ def walls(cursor: Cursor) -> dict[str, bool]:
                                AND coalesce(pg_get_expr(p.polwithcheck, c.oid), '') <> 'true')
                FROM pg_policy p WHERE p.polrelid = c.oid), false)
            FROM pg_class c WHERE c.relname = ANY(%s) AND c.relnamespace = 'public'::regnamespace""",
-        [list(_walled_tables())],
+        [list(walled_tables())],
     )
     found = dict(cursor.fetchall())
-    return {table: bool(found.get(table)) for table in _walled_tables()}
+    return {table: bool(found.get(table)) for table in walled_tables()}
 
 
 def role_is_bound(cursor: Cursor) -> bool:
@@ -181,17 +177,6 @@ def timeline_drift(cursor: Cursor) -> int:
                ORDER BY tenant_id, started_at DESC) r"""
     )
     return int(cursor.fetchall()[0][0])
-
-
-@cache
-def _walled_tables() -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            model._meta.db_table
-            for model in apps.get_models()
-            if model not in WITHOUT_POLICY and any(field.name == "tenant" for field in model._meta.fields)
-        )
-    )
 
 
 @cache

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.db import connection
 
 from leadengine.sql import unnest
 from tickets.services.arrivals import NewMessage
+from whatsapp.services.persistence import persist
 
 if TYPE_CHECKING:
     from whatsapp.services.batch import Line
@@ -30,8 +31,11 @@ def follow_arrivals(*, tenant_id: UUID, rows: Sequence[tuple[NewMessage, Line, s
         for ticket, line, chat in latest.values()
         if ticket.status in {"OPEN", "ASSIGNED", "PENDING"}
     ]  # fmt: skip
-    if not live:
-        return
+    if live:
+        persist("atendimento.follow", lambda: _follow(tenant_id, live))
+
+
+def _follow(tenant_id: UUID, live: Sequence[tuple[Any, ...]]) -> None:
     source, arrays = unnest(
         {
             "ticket_id": "uuid", "chat_id": "text", "owner_id": "uuid", "connection_id": "text", "assigned_to": "uuid",

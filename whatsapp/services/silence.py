@@ -13,6 +13,7 @@ from django.db import connection
 
 from leadengine.accounts.scopes import service_scope
 from whatsapp.services.lines import announce_sessions
+from whatsapp.services.persistence import persist
 
 HISTORY = timedelta(weeks=4)
 LEAST_HISTORY = timedelta(days=7)
@@ -67,7 +68,11 @@ RETURNING id, tenant_id
 
 def watch_silence(*, now: datetime) -> int:
     """Flag lines that have gone silent and tell supervisors; forget old hours. Returns how many are newly silent."""
-    with service_scope("silent lines"), connection.cursor() as cursor:
+    return persist("session.evidence", lambda: _watch(now), scope=lambda: service_scope("silent lines"))
+
+
+def _watch(now: datetime) -> int:
+    with connection.cursor() as cursor:
         cursor.execute(_OVER)
         over = cursor.fetchall()
         cursor.execute(

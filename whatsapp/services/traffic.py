@@ -11,6 +11,7 @@ from django.db import connection
 
 from leadengine.sql import unnest
 from whatsapp.services.lines import announce_sessions
+from whatsapp.services.persistence import persist
 
 _NOTE = """
 WITH heard AS (
@@ -41,10 +42,14 @@ def note_traffic(
     hours = Counter((session, at.replace(minute=0, second=0, microsecond=0)) for session, at in heard)
     source, arrays = unnest(_HOURS, sorted((*key, count) for key, count in hours.items()))
     inbound, both = sorted({session for session, _ in heard}), sorted({*acked, *(session for session, _ in heard)})
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _NOTE.format(source=source),
-            [tenant_id, *arrays, inbound, now, inbound, now, sorted(acked), now, inbound, both],
-        )
-        loud = [session for session, was_silent in cursor.fetchall() if was_silent]
+
+    def write() -> list[UUID]:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                _NOTE.format(source=source),
+                [tenant_id, *arrays, inbound, now, inbound, now, sorted(acked), now, inbound, both],
+            )
+            return [session for session, was_silent in cursor.fetchall() if was_silent]
+
+    loud = persist("session.evidence", write)
     announce_sessions(tenant_id=tenant_id, ids=loud, change="evidence", now=now)

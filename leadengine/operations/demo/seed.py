@@ -17,6 +17,7 @@ from leadengine.operations.provisioning import ProvisionFile, provision_tenants
 from leadengine.operations.simulated import Line, Simulator, find_simulator
 from tickets.models import Queue
 from whatsapp.models import WebhookEvent, WhatsAppSession
+from whatsapp.services.persistence import persist
 
 CUSTOMERS, PER_MINUTE = 8, 6.0
 LINES = (
@@ -106,11 +107,13 @@ def _save_superuser(people: DemoPeople) -> None:
 
 def _give_lines_queues(slug: str) -> None:
     """Who writes to the sales line lands in the sales queue."""
-    with service_scope("demo lines"):
+
+    def write() -> None:
         sales = Queue.objects.get(tenant__slug=slug, name=QUEUES[1]["name"])
-        WhatsAppSession.objects.filter(connection_id=LINES[1].id, default_queue_id__isnull=True).update(
-            default_queue_id=sales.pk
-        )
+        lines = WhatsAppSession.objects.filter(connection_id=LINES[1].id, default_queue_id__isnull=True)
+        lines.update(default_queue_id=sales.pk)
+
+    persist("session.settings", write, scope=lambda: service_scope("demo lines"))
 
 
 def _bring_to_life(simulator: Simulator, people: DemoPeople, slug: str, now: datetime) -> None:

@@ -11,6 +11,7 @@ from leadengine.ids import uuid7
 from leadengine.operations.provisioning.file import ProvisionFile, SessionPart, TenantPart, UnableToProvision
 from leadengine.operations.provisioning.world import BATCH, World, find_user
 from whatsapp.models import SessionEvent, WhatsAppSession
+from whatsapp.services.persistence import persist
 
 CONNECTED = WhatsAppSession.Status.CONNECTED
 Parts = list[tuple[str, TenantPart, SessionPart]]
@@ -48,7 +49,7 @@ def provision_sessions(file: ProvisionFile, world: World) -> None:
             known.append((row, values))
         wanted.append((path, row, values))
     _refuse_doubles(wanted)
-    world.save(WhatsAppSession, fresh, known)
+    persist("provision", lambda: world.save(WhatsAppSession, fresh, known))
     _record(world, before)
 
 

@@ -1,0 +1,32 @@
+"""Strict mode's second guard: the two protected tables are written inside `persist` only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from whatsapp.services.persistence import is_saving
+
+_WRITE = re.compile(
+    r'\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+(?:ONLY\s+)?"?(whatsapp_sessions|whatsapp_atendimentos)\b', re.I
+)
+
+
+class WriteOutsidePersist(RuntimeError):
+    """A protected table was written outside `persist`: such a write is neither retried nor counted."""
+
+
+def require_persist(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
+    """Refuse a write of a protected table outside `persist`. Raises: WriteOutsidePersist."""
+    table = _written_by(str(sql))
+    if table and not is_saving():
+        raise WriteOutsidePersist(f"A write of {table} outside persist: {str(sql)[:200]}")
+    return execute(sql, params, many, context)
+
+
+@lru_cache(maxsize=4096)
+def _written_by(sql: str) -> str:
+    found = _WRITE.search(sql)
+    return found[1] if found else ""
