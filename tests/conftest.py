@@ -25,6 +25,7 @@ from tests.environment import NAME, PASSWORD, SERVER, url
 from tests.whatsapp.vectors import pytest_terminal_summary as pytest_terminal_summary
 from tickets.models import CloseReason, Queue, QueueMembership
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import saving
 
 ROOT = Path(__file__).resolve().parent.parent
 E2E = "tests/e2e/"
@@ -121,7 +122,7 @@ def make_world() -> World:
         made.save()
         return made
 
-    with service_scope("test world"):
+    with service_scope("test world"), saving():
         ipe = Tenant.objects.create(slug="ipe", name="Ipê Calçados")
         cedro = Tenant.objects.create(slug="cedro", name="Cedro Móveis")
         admin, supervisor = user(ipe, "Alice", "ADMIN"), user(ipe, "Sofia", "SUPERVISOR")
@@ -140,11 +141,11 @@ def make_world() -> World:
                 )
         line = WhatsAppSession.objects.create(
             tenant=ipe, owner=admin, session_name="Loja", connection_id="inst-ipe-01", broker_instance_id="ipe-01",
-            status="connected",
+            status="connected", desired_state="connected",
         )  # fmt: skip
         foreign_line = WhatsAppSession.objects.create(
             tenant=cedro, owner=outsider, session_name="Cedro", connection_id="inst-cedro-01",
-            broker_instance_id="cedro-01", status="connected",
+            broker_instance_id="cedro-01", status="connected", desired_state="connected",
         )  # fmt: skip
     return World(
         ipe, cedro, admin, supervisor, agent, agent2, outsider, superuser, queue, line, foreign_queue, foreign_line

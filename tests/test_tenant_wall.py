@@ -52,6 +52,7 @@ from whatsapp.models import (
     WhatsAppAtendimento,
     WhatsAppSession,
 )
+from whatsapp.services.persistence import saving
 
 SECRET = "IPESECRET"  # stands in every text of tenant A
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -126,7 +127,7 @@ def walled(world: World) -> World:
         save_draft(actor=world.agent, ticket_id=ticket.pk, kind="REPLY", body=f"{SECRET} rascunho")
         mark_read(actor=world.agent, ticket_id=ticket.pk, position=1, now=now)
     mine = {"tenant": world.ipe}
-    with service_scope("test"):
+    with service_scope("test"), saving():
         Tenant.objects.filter(pk=world.ipe.pk).update(name=f"{SECRET} Ipê")
         User.objects.filter(tenant=world.ipe).update(name=f"{SECRET} pessoa")
         Queue.objects.filter(tenant=world.ipe).update(name=f"{SECRET} fila")

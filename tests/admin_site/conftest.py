@@ -30,6 +30,7 @@ from whatsapp.models import (
     WhatsAppSession,
 )
 from whatsapp.services.intake import parse_body, split_entries
+from whatsapp.services.persistence import saving
 
 SCREENS: tuple[type[Model], ...] = (
     Ticket, Message, Queue, CloseReason, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, DeadLetter, Contact,
@@ -65,7 +66,7 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
     now, mine = timezone.now(), {"tenant": tenant}
     raw = str(text_event("corpo secreto", phone=PHONE)).replace("'", '"').replace("False", "false").encode()
     body = split_entries(raw=raw, parsed=parse_body(raw), request_id="t", received_at=now)[0].body
-    with tenant_scope(tenant.pk):
+    with tenant_scope(tenant.pk), saving():
         answer = Message.objects.filter(ticket=ticket, direction="OUTBOUND").get()
         Message.objects.filter(pk=answer.pk).update(status="FAILED", author=owner, error={"code": "BROKER_ERROR"})
         OutboundAttempt.objects.create(**mine, message=answer, number=1, claim_token=uuid7(), claimed_at=now)

@@ -31,6 +31,7 @@ from tests.tickets.desk import arrive, give, phone
 from tests.tickets.test_plans import filled, plans, scanned
 from tickets.models import Message, Queue, Ticket
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import saving
 
 __all__ = ["filled"]
 QUERIES = 16  # nine statements of figures, two of dead letters and sessions, the rest finds the person and the scope
@@ -62,7 +63,7 @@ def busy(world: World) -> World:
         for number in range(2, 8):
             arrive(world, "um", "dois", phone=phone(number), tenant=tenant, at=now - timedelta(seconds=number))
             arrive(world, "resposta", phone=phone(number), tenant=tenant, direction="OUTBOUND", at=now)
-    with service_scope("test"):
+    with service_scope("test"), saving():
         User.objects.filter(pk__in=[world.agent.pk, world.outsider.pk]).update(availability="ONLINE")
         WhatsAppSession.objects.filter(pk=world.line.pk).update(desired_state="connected", status="error")
         doubtful = Message.objects.filter(tenant=world.ipe, direction="OUTBOUND").exclude(status="FAILED")[:2]

@@ -25,6 +25,7 @@ from tests.conftest import World
 from tests.environment import url
 from whatsapp.broker_health import record_failure, record_success
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import saving
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -54,7 +55,7 @@ def without_redis(committed_world: World, settings: Settings) -> Iterator[None]:
 def test_all_parts_up(committed_world: World, settings: Settings) -> None:
     everybody_works()
     record_success()
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.update(desired_state="connected")
     status, body = get("/healthz", **{"X-API-Key": "whatever"})
     assert (status, body["status"]) == (200, "ok"), body

@@ -72,7 +72,7 @@ def test_gauges_tell_the_truth(committed_world: World) -> None:
     receive(text_event("um"), text_event("um", external_id="A"), text_event("um", external_id="A"))
     store(text_event("waits"), text_event("lost", instance="nobody"))
     write_heartbeat(name="worker-1", kind="worker")
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(desired_state="connected")
         WhatsAppSession.objects.filter(pk=committed_world.foreign_line.pk).update(status="disconnected")
     seen = scrape()
@@ -182,6 +182,7 @@ django.setup()
 from django.test import RequestFactory
 from leadengine import metrics
 from leadengine.operations.metrics_view import metrics as page
+from whatsapp.services.persistence import saving
 print(int(metrics.totals("whatsapp_webhook_events_total", "result")["accepted"]))
 print(page(RequestFactory().get("/metrics")).content.decode())
 """

@@ -31,6 +31,7 @@ from tickets.services.outbox.refusals import (
     UnsupportedOperation,
 )
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import saving
 from whatsapp.transport import GroupsNotSupported, RecipientNotAddressable, UnsupportedRecipient
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -233,7 +234,7 @@ def test_type_beyond_the_capabilities_is_501_and_never_degrades(committed_world:
         accept(committed_world, ticket, payload=LOCATION)
     assert refused.value.details["type"] == "location"
     assert refused.value.details["supported"] == ["audio", "document", "image", "poll", "text", "video"]
-    with tenant_scope(committed_world.ipe.pk):
+    with tenant_scope(committed_world.ipe.pk), saving():
         WhatsAppSession.objects.update(capabilities={"types": ["text", "location"]})
     row = reload(queue(committed_world, ticket, payload=LOCATION))
     assert (row.type, row.content) == ("LOCATION", "Loja")
@@ -298,7 +299,7 @@ def test_collision_shows_the_other_answer_and_force_sends(committed_world: World
 
 def test_line_of_a_ticket_without_one_replaced_or_overridden(committed_world: World) -> None:
     ticket = conversation(committed_world)
-    with tenant_scope(committed_world.ipe.pk):
+    with tenant_scope(committed_world.ipe.pk), saving():
         newer = WhatsAppSession.objects.create(
             tenant=committed_world.ipe, owner=committed_world.admin, session_name="Nova", connection_id="nova",
             status="connected",
@@ -314,5 +315,5 @@ def test_line_of_a_ticket_without_one_replaced_or_overridden(committed_world: Wo
 
 
 def _line(world: World, status: str) -> None:
-    with tenant_scope(world.ipe.pk):
+    with tenant_scope(world.ipe.pk), saving():
         WhatsAppSession.objects.filter(pk=world.line.pk).update(status=status)

@@ -20,6 +20,7 @@ from tickets.services.outbox import sweep_outbox
 from tickets.services.outbox.claiming import claim_due
 from tickets.transports import get_transport
 from whatsapp.models import WhatsAppAtendimento, WhatsAppSession
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,7 +77,7 @@ def test_replay_says_so_and_shows_the_present_state(committed_world: World) -> N
     path, body = f"tickets/{ticket.pk}/messages", {"payload": {"type": "TEXT", "text": "Olá"}}
     _, first = caller.post(path, body, **{"Idempotency-Key": "k1"})
     assert "Idempotent-Replayed" not in caller.response
-    with tenant_scope(committed_world.ipe.pk):
+    with tenant_scope(committed_world.ipe.pk), saving():
         Message.objects.filter(direction="OUTBOUND").update(status="SENT", external_id="X1")
         WhatsAppSession.objects.update(status="disconnected")
     status, again = caller.post(path, body, **{"Idempotency-Key": "k1"})
@@ -143,7 +144,7 @@ def test_refusals_in_their_order(committed_world: World, settings: Any) -> None:
 
 def test_another_instance_is_recorded_as_an_override(committed_world: World) -> None:
     ticket = conversation(committed_world)
-    with tenant_scope(committed_world.ipe.pk):
+    with tenant_scope(committed_world.ipe.pk), saving():
         other = WhatsAppSession.objects.create(
             tenant=committed_world.ipe, owner=committed_world.supervisor, session_name="B", connection_id="b-line",
             status="connected",

@@ -23,6 +23,7 @@ from tickets.models import Message, MessageMedia, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
 from tickets.services.outbox.claiming import _CLAIM, _FREE
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -136,7 +137,7 @@ def test_offline_line_waits_as_one_and_leaves_in_order_when_it_connects(committe
 
 def test_missing_instance_waits_like_an_offline_one(committed_world: World, broker: Broker) -> None:
     ticket = conversation(committed_world)
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="nowhere")
     message = queue(committed_world, ticket)
     send(committed_world)

@@ -18,6 +18,7 @@ from tests.conftest import World
 from tests.whatsapp.inbound import receive, store, text_event
 from whatsapp.models import WebhookEvent, WhatsAppSession
 from whatsapp.serializers import InstanceShape, LineShape, WebhookEventDetailShape, WebhookEventShape
+from whatsapp.services.persistence import saving
 
 EVENTS = "/api/integrations/whatsapp/webhook-events"
 INSTANCES = "/api/integrations/whatsapp/instances"
@@ -99,7 +100,7 @@ def test_agents_do_not_see_the_ledger(world: World) -> None:
 
 
 def test_supervisors_see_all_connections_of_the_tenant_and_agents_their_own(world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         own = WhatsAppSession.objects.create(
             tenant=world.ipe, owner=world.agent, session_name="Minha", connection_id="inst-ana", qr_code="data:secret",
             qr_raw="secret", status="qrcode",
@@ -141,7 +142,7 @@ def test_instances_filter_and_short_form(world: World) -> None:
 
 
 def test_lines_tell_every_agent_whether_an_answer_can_leave(world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=world.line.pk).update(phone_number="+5511", qr_code="data:secret")
     data = fits(LineShape, send(by_cookie(world.agent), "get", LINES)[1]["data"])
     assert data == [

@@ -18,6 +18,7 @@ from tickets.models import Message
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
 from whatsapp.normalizers import split_body
 from whatsapp.services.drain import drain_inbox
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 EXAMPLES = 120  # each is a request and a drain: some 25 ms
@@ -27,7 +28,7 @@ BATCHED = 60
 @pytest.fixture
 def lines(committed_world: World) -> World:
     """The instances of the recorded bodies and of the vectors have a session here."""
-    with service_scope("test"):
+    with service_scope("test"), saving():
         known = {(str(s.connection_id), s.broker_instance_id) for s in WhatsAppSession.objects.all()}
         names = {name for body in BODIES for entry in split_body(body) if (name := _instance(entry))}
         for name in sorted(names - {word for pair in known for word in pair}):

@@ -19,6 +19,7 @@ from tickets.models import CloseReason, Message, Queue, Ticket, TicketEvent
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
 from whatsapp.services.batch import process_batch
 from whatsapp.services.drain import drain_inbox
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,7 +29,7 @@ def corpus() -> list[bytes]:
 
 
 def use_loja1(world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=world.line.pk).update(broker_instance_id="loja1")
 
 

@@ -28,6 +28,7 @@ from whatsapp.broker_health import record_failure, record_success
 from whatsapp.models import GapFill, ParkedEffect, WebhookEvent, WhatsAppSession
 from whatsapp.services.drain import drain_inbox
 from whatsapp.services.gap_fill import LEASE, fill_gap, find_due, request_gap_fills
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 MARIA = "5511988887777"
@@ -262,10 +263,10 @@ def test_due_is_what_is_connected_once_per_interval(committed_world: World, brok
         fill_gap(session_id=session_id)
     assert find_due(now=now + timedelta(seconds=2)) == []
     assert set(_due_later(61)) == {committed_world.line.pk, committed_world.foreign_line.pk}
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.foreign_line.pk).update(status="disconnected")
     assert _due_later(62) == [committed_world.line.pk]
-    with service_scope("test"):  # it comes back: read at once, not at the end of its interval
+    with service_scope("test"), saving():  # it comes back: read at once, not at the end of its interval
         WhatsAppSession.objects.filter(pk=committed_world.foreign_line.pk).update(
             status="connected", connected_at=timezone.now()
         )

@@ -15,6 +15,7 @@ from tests.conftest import World
 from tests.whatsapp.inbound import corpus_lines, receive, store, text_event
 from tickets.models import Message, Ticket
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,7 +38,7 @@ def found(answer: tuple[int, Any]) -> set[tuple[str, str]]:
 def test_inbound_01_the_corpus_in_any_order_and_twice_is_proved(
     committed_world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="loja1")
     bodies = [line["body"].encode() for line in corpus_lines("webhooks.jsonl")]
     receive(*bodies, *reversed(bodies))

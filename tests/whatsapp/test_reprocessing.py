@@ -19,6 +19,7 @@ from tests.whatsapp.inbound import corpus_lines, receive, store, text_event
 from tickets.models import Message, Queue, Ticket
 from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
 from whatsapp.services.drain import drain_inbox
+from whatsapp.services.persistence import saving
 from whatsapp.services.reprocessing import requeue_events
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,7 +61,7 @@ def run(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]:
 
 
 def corpus(world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=world.line.pk).update(broker_instance_id="loja1")
     receive(*(line["body"].encode() for line in corpus_lines("webhooks.jsonl")))
 
@@ -182,7 +183,7 @@ def test_an_orphan_that_runs_again_gets_the_session_of_its_own_instance_or_stays
     [event] = events()
     code, told = run("--event", str(event.pk), capsys=capsys)
     assert (code, told["notRun"], told["fates"]) == (1, {"unknown_instance": 1}, {"orphan": 1})
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.foreign_line.pk).update(broker_instance_id="nova-01")
     code, told = run("--reason", "unknown_instance", capsys=capsys)
     assert (code, told["fates"]) == (0, {"stored": 1})

@@ -22,6 +22,7 @@ from tests.whatsapp.wire_talk import GROUP, JOAO, LID, MARIA, NOW, canonical, ra
 from tickets.models import Message, MessageMedia, Ticket, TicketEvent
 from whatsapp.models import WebhookItem, WhatsAppAtendimento, WhatsAppSession
 from whatsapp.services.drain import drain_inbox
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -77,7 +78,7 @@ def deliver_twins(order: str, first: Any, second: Any) -> None:
 
 def test_inbound_08_same_id_in_two_sessions_and_two_tenants_is_two_messages(committed_world: World) -> None:
     world = committed_world
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.create(
             tenant=world.ipe, owner=world.admin, session_name="Filial", connection_id="inst-ipe-02",
             broker_instance_id="ipe-02", status="connected",

@@ -19,6 +19,7 @@ from tests.outbound import events_of
 from tests.whatsapp.inbound import receive, text_event
 from whatsapp.models import InboundHour, WhatsAppSession
 from whatsapp.serializers import instance_json
+from whatsapp.services.persistence import saving
 from whatsapp.services.silence import watch_silence
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -31,7 +32,7 @@ def live(world: World, *, until: datetime, days: int, per_hour: int, opens: int 
     first = (until - timedelta(days=days)).replace(hour=0)
     hours = [first + timedelta(hours=n) for n in range(24 * (days + 1))]
     busy = [hour for hour in hours if opens <= hour.hour < closes and hour < until]
-    with service_scope("test"):
+    with service_scope("test"), saving():
         InboundHour.objects.bulk_create(
             InboundHour(tenant=world.ipe, session=world.line, hour=hour, received=per_hour) for hour in busy
         )
@@ -108,7 +109,7 @@ def test_only_a_line_that_stays_connected_is_silent(committed_world: World, how:
         "removed": {"deleted_at": at},
         "came back": {"connected_at": at},  # what was missed by the lost link comes now, or the count begins anew
     }
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(**changes[how])
     assert not silent_at(committed_world, at + timedelta(minutes=1))
 

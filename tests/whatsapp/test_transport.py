@@ -31,6 +31,7 @@ from tickets.transports import (
 from whatsapp.broker import InvalidTo
 from whatsapp.models import WhatsAppAtendimento, WhatsAppSession
 from whatsapp.services.lines import capabilities_of
+from whatsapp.services.persistence import saving
 from whatsapp.transport import (
     BrokerTransport,
     GroupsNotSupported,
@@ -198,7 +199,7 @@ def test_lines_are_found_by_any_name_within_the_tenant(world: World) -> None:
         for name in (world.foreign_line.pk, "cedro-01", "nada", ""):
             assert transport.line(name) is None
         assert WhatsAppSession.objects.count() == 0  # the scope is the agent's own again
-    with service_scope("test"):
+    with service_scope("test"), saving():
         assert transport.line(world.foreign_line.pk) is not None
         WhatsAppSession.objects.filter(pk=world.line.pk).update(
             deleted_at=timezone.now(), capabilities={"types": ["text"]}

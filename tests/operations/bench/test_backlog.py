@@ -16,6 +16,7 @@ from tests.whatsapp.inbound import store
 from tickets.models import Message, Ticket
 from whatsapp.models import WebhookEvent
 from whatsapp.services.drain import drain_inbox
+from whatsapp.services.persistence import saving
 
 ONE = Written(1, 7, "ipe-01", "5511988887777")
 SUPER = (
@@ -26,7 +27,7 @@ SUPER = (
 
 @pytest.mark.django_db(transaction=True)
 def test_rows_are_those_of_the_door(committed_world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         committed_world.line.connection_id = "ipe-01"
         committed_world.line.save(update_fields=["connection_id"])
     store(*Writer().twins(ONE))
@@ -43,7 +44,7 @@ def test_rows_are_those_of_the_door(committed_world: World) -> None:
 
 @pytest.mark.django_db(transaction=True)
 def test_twins_make_one_message_each(committed_world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         committed_world.line.connection_id = "ipe-01"
         committed_world.line.save(update_fields=["connection_id"])
     ids = fill_backlog(SUPER, messages(1, ["ipe-01"], 20))

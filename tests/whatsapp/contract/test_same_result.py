@@ -18,6 +18,7 @@ from tickets.models import Message, MessageMedia, Ticket
 from whatsapp.models import WebhookItem, WhatsAppSession
 from whatsapp.services.drain import drain_inbox
 from whatsapp.services.media import fetch_due
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 Result = dict[str, Any]
@@ -35,7 +36,7 @@ def clean(committed_world: World) -> Result:
 
 def run(line: WhatsAppSession, **behaviour: Any) -> None:
     """Let the traffic happen with these faults, and let its webhooks into this line, as they came."""
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(broker_instance_id="ipe-01").update(broker_instance_id=None)
         WhatsAppSession.objects.filter(pk=line.pk).update(broker_instance_id="ipe-01")
     with broker_running(seed=7) as broker:  # the same seed: the same ids and keys

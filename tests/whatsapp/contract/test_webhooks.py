@@ -24,6 +24,7 @@ from tests.whatsapp.simulator.test_wire import KINDS
 from tickets.models import Message, MessageReaction, Ticket
 from whatsapp.models import WebhookEvent, WhatsAppSession
 from whatsapp.services.drain import drain_inbox
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 RECORDED = list(corpus_lines("webhooks.jsonl"))
@@ -105,7 +106,7 @@ def put_at_once(lines: Sequence[Line]) -> None:
 def test_broker_16_the_corpus_leaves_its_totals(
     committed_world: World, enforced: None, way: Callable[[Sequence[Line]], None]
 ) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="loja1")
     way(RECORDED)
     drain_inbox()
@@ -129,7 +130,7 @@ def test_broker_16_the_corpus_leaves_its_totals(
 
 
 def test_broker_16_the_media_addresses_of_the_corpus_are_never_ours_to_ask(committed_world: World) -> None:
-    with service_scope("test"):
+    with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(broker_instance_id="loja1")
     put(RECORDED)
     drain_inbox()
