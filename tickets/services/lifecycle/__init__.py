@@ -15,6 +15,7 @@ from tickets.services.lifecycle.states import (
     take_ticket,
     unassign_ticket,
 )
+from tickets.services.lifecycle.waiting import snooze_ticket, wake_ticket
 
 __all__ = [
     "NotAllowed",
@@ -32,6 +33,8 @@ __all__ = [
     "mark_unread",
     "reopen_ticket",
     "save_draft",
+    "snooze_ticket",
     "take_ticket",
     "unassign_ticket",
+    "wake_ticket",
 ]

@@ -27,11 +27,11 @@ from tickets.services.announce import announce_ticket
 from tickets.services.state import TicketState, lock_tickets, save_tickets
 from tickets.transports import get_transport
 
-# What may be done in each state; transfer, snooze and wake come with their own services.
+# What may be done in each state; transfer comes with its own service.
 ACTIONS = {
-    "OPEN": {"take", "assign", "close"},
-    "ASSIGNED": {"take", "assign", "unassign", "close"},
-    "PENDING": {"close"},
+    "OPEN": {"take", "assign", "snooze", "close"},
+    "ASSIGNED": {"take", "assign", "unassign", "snooze", "close"},
+    "PENDING": {"wake", "close"},
     "RESOLVED": {"reopen"},
     "CLOSED": {"reopen"},
 }
@@ -90,7 +90,7 @@ def take_ticket(*, actor: User, ticket_id: UUID, now: datetime, version: int | N
         return _row(state)
     if state.assignee_id is not None and state.status in LIVE:
         raise _lost(state)
-    _check(state, "take", version)
+    check_action(state, "take", version)
     return _assign(tenant_id, actor, state, actor, now)
 
 
@@ -119,7 +119,7 @@ def assign_ticket(
         raise _lost(state)
     if user_id != actor.pk and state.assignee_id != actor.pk and not supervises:
         raise NotAllowed
-    _check(state, "assign", version)
+    check_action(state, "assign", version)
     target = actor if user_id == actor.pk else _find_member(tenant_id, user_id, state.queue_id)
     return _assign(tenant_id, actor, state, target, now)
 
@@ -130,13 +130,13 @@ def unassign_ticket(*, actor: User, ticket_id: UUID, version: int | None = None,
     Raises: NotFound, NotAllowed, UnableToAct, VersionConflict.
     """
     tenant_id, state = lock_ticket(actor, ticket_id)
-    _check(state, "unassign", version)
+    check_action(state, "unassign", version)
     if state.assignee_id != actor.pk and not actor.may("tickets:assign-others"):
         raise NotAllowed
     before = state.assignee_id
     state.note_entry("UNASSIGNED", at=now, actor_id=actor.pk, from_=_name(before))
     state.status, state.assignee_id = "OPEN", None
-    ticket = _save(tenant_id, state, ["status", "assigneeId"], now)
+    ticket = save_state(tenant_id, state, ["status", "assigneeId"], now)
     if before != actor.pk:
         _audit(tenant_id, actor, "ticket.unassigned", ticket, {"assigneeId": [str(before), None]})
     return ticket
@@ -157,7 +157,7 @@ def close_ticket(
     Raises: NotFound, ValidationFailed (reasonCode, note), UnableToAct, VersionConflict.
     """
     tenant_id, state = lock_ticket(actor, ticket_id)
-    _check(state, "close", version)
+    check_action(state, "close", version)
     reason = _find_reason(tenant_id, state.queue_id, reason_code, note)
     before = state.status
     entry = f"{reason.code}: {note}" if note else reason.code
@@ -165,7 +165,7 @@ def close_ticket(
     state.status, state.close_reason_id, state.close_note = reason.outcome, reason.pk, note
     state.closed_at, state.closed_by_id = now, actor.pk
     state.pending_reason = state.snoozed_until = None
-    ticket = _save(tenant_id, state, ["status", "closeReason", "snoozedUntil"], now)
+    ticket = save_state(tenant_id, state, ["status", "closeReason", "snoozedUntil"], now)
     _audit(
         tenant_id, actor, "ticket.closed", ticket,
         {"status": [before, reason.outcome], "closeReason": [None, reason.code]},
@@ -180,7 +180,7 @@ def reopen_ticket(*, actor: User, ticket_id: UUID, version: int | None = None, n
     Raises: NotFound, UnableToAct, UnableToReopen (another one is open), VersionConflict.
     """
     tenant_id, state = lock_ticket(actor, ticket_id)
-    _check(state, "reopen", version)
+    check_action(state, "reopen", version)
     stays = state.assignee_id is not None and _is_member(tenant_id, state.assignee_id, state.queue_id)
     state.note_entry("REOPENED", at=now, actor_id=actor.pk, from_=state.status)
     state.status = "ASSIGNED" if stays else "OPEN"
@@ -190,7 +190,7 @@ def reopen_ticket(*, actor: User, ticket_id: UUID, version: int | None = None, n
     state.reopened_count += 1
     try:
         with transaction.atomic():
-            ticket = _save(tenant_id, state, ["status", "closeReason", "assigneeId"], now)
+            ticket = save_state(tenant_id, state, ["status", "closeReason", "assigneeId"], now)
     except IntegrityError as error:
         if "ticket_one_open" not in str(error):
             raise
@@ -232,7 +232,7 @@ def edit_ticket(
     if not changed:
         return _row(state)
     Ticket.objects.for_tenant(tenant_id).filter(pk=state.id).update(subject=state.subject, priority=state.priority)
-    return _save(tenant_id, state, changed, now)
+    return save_state(tenant_id, state, changed, now)
 
 
 def lock_ticket(actor: User, ticket_id: UUID, *, taking: bool = False) -> tuple[UUID, TicketState]:
@@ -254,7 +254,8 @@ def lock_ticket(actor: User, ticket_id: UUID, *, taking: bool = False) -> tuple[
 # --- Steps -------------------------------------------------------------------------------------------------------
 
 
-def _check(state: TicketState, action: str, version: int | None) -> None:
+def check_action(state: TicketState, action: str, version: int | None) -> None:
+    """Raises: UnableToAct where the ticket's state does not allow it, VersionConflict."""
     if action not in ACTIONS[state.status]:
         raise UnableToAct(**{"from": state.status, "action": action})
     _check_version(state, version)
@@ -285,7 +286,7 @@ def _assign(tenant_id: UUID, actor: User, state: TicketState, target: User, now:
     before = state.assignee_id
     state.note_entry("ASSIGNED", at=now, actor_id=actor.pk, from_=_name(before), to=target.name)
     state.status, state.assignee_id = "ASSIGNED", target.pk
-    ticket = _save(tenant_id, state, ["status", "assigneeId"], now)
+    ticket = save_state(tenant_id, state, ["status", "assigneeId"], now)
     if target != actor or before not in (None, actor.pk):
         _audit(
             tenant_id, actor, "ticket.assigned", ticket,
@@ -341,7 +342,7 @@ def _patch_metadata(ticket_id: UUID, patch: Mapping[str, Any]) -> None:
             raise ValidationFailed([{"field": "metadata", "message": "Os metadados passam de 64 KB."}])
 
 
-def _save(tenant_id: UUID, state: TicketState, changed: list[str], now: datetime) -> Ticket:
+def save_state(tenant_id: UUID, state: TicketState, changed: list[str], now: datetime) -> Ticket:
     """Write the row and its entries, tell ticket.updated, let the channel follow; the row as it is now."""
     save_tickets(tenant_id=tenant_id, states=[state])
     announce_ticket(tenant_id=tenant_id, state=state, changed=changed, now=now)

@@ -12,7 +12,7 @@ from tickets.services.outbox.actions import cancel_message, dismiss_message, res
 from tickets.services.outbox.checking import Wish
 from tickets.services.outbox.sending import send_due, stopping
 from tickets.services.outbox.sweeping import sweep_outbox
-from tickets.services.outbox.waking import release_held, sender_key, wake_sender, wake_session
+from tickets.services.outbox.waking import move_queued, release_held, sender_key, wake_sender, wake_session
 
 __all__ = [
     "Queued",
@@ -20,6 +20,7 @@ __all__ = [
     "cancel_message",
     "choose_key",
     "dismiss_message",
+    "move_queued",
     "find_ticket",
     "line_of_session",
     "queue_message",

@@ -36,6 +36,17 @@ def release_held(*, session_id: UUID, now: datetime) -> None:
     _let_go(session_id, "RISK_PAUSED", now)
 
 
+def move_queued(*, old_id: UUID, new_id: UUID) -> None:
+    """A session was replaced: what waits on the old one leaves through the new one. Runs in the caller's scope."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """UPDATE tickets_message SET session_id = %s, wait_reason = NULL, not_before = NULL
+               WHERE session_id = %s AND status = 'QUEUED'""",
+            [new_id, old_id],
+        )
+    wake_sender(new_id)
+
+
 def _let_go(session_id: UUID, reason: str, now: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.execute(

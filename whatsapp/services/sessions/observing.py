@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connection
 
 from leadengine import metrics
-from tickets.services.outbox import release_held
+from tickets.services.outbox import move_queued, release_held
 from whatsapp.adapters import SessionState
 from whatsapp.models import SessionEvent, WhatsAppSession
 from whatsapp.services.journal import record_fact
@@ -173,6 +173,7 @@ def _replace(older: WhatsAppSession, newer: WhatsAppSession, now: datetime) -> N
             "pending_wish": Wish.LOGOUT if row.status != Status.DISCONNECTED else row.pending_wish,
         }  # fmt: skip
         change.reason = "REPLACED_BY_NEW_CONNECTION"
+        change.then = lambda row: move_queued(old_id=row.pk, new_id=newer.pk)
         return change
 
     change_session(
