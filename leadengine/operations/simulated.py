@@ -45,9 +45,10 @@ class Simulator:
             self.open_lines[line.id] = None
         return len(missing)
 
-    def let_customers_write(self, *, count: int, per_minute: float) -> list[dict[str, str]]:
-        """Bring the customers to life; returns who they are: `{name, phone, city}`."""
-        answer = self._post("customers", {"count": count, "perMinute": per_minute})
+    def let_customers_write(self, *, count: int, per_minute: float, lines: Iterable[Line]) -> list[dict[str, str]]:
+        """Bring the customers of these lines to life; returns who they are: `{name, phone, city}`."""
+        known = [line.id for line in lines]
+        answer = self._post("customers", {"count": count, "perMinute": per_minute, "instances": known})
         self.customers = count
         return list(answer["customers"])
 

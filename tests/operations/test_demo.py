@@ -122,7 +122,7 @@ def test_a_simulator_that_forgot_everything_gets_its_lines_again(settings: Setti
         try:
             settings.WHATSAPP_BROKER_URL = running.url
             call_command("seed_demo")
-            assert len(running.state()["instances"]) == 2
+            assert len(running.state()["instances"]) == 3
             assert running.state()["customers"]["count"] == 8
         finally:
             running.close()

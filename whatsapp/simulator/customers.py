@@ -40,11 +40,13 @@ REACTIONS = ("👍", "❤️", "🙏", "😂", "👏")
 
 
 class CrowdSize(WireModel):
-    """How many customers live, how many messages a minute they begin, and what about (None: everything)."""
+    """How many customers live, how many messages a minute they begin, what about (None: everything), and to which
+    instances (none named: all that are open)."""
 
     count: int = Field(default=0, ge=0, le=2000)
     per_minute: float = Field(default=0, ge=0, le=60_000)
     script: str | None = None
+    instances: list[str] = []
 
     @field_validator("script")
     @classmethod
@@ -285,7 +287,9 @@ class Crowd:
         return self._threads[key]
 
     def _open_instances(self) -> list[Instance]:
-        return [one for one in self._instances.values() if one.connection.state == "open"]
+        mine = self.size.instances
+        opened = [one for one in self._instances.values() if one.connection.state == "open"]
+        return [one for one in opened if one.id in mine] if mine else opened
 
     def _home(self, person: Person) -> Instance:
         """Gives the number that a customer writes to: always the same one while it is open."""

@@ -117,11 +117,11 @@ def _give_lines_queues(slug: str) -> None:
 
 
 def _bring_to_life(simulator: Simulator, people: DemoPeople, slug: str, now: datetime) -> None:
-    simulator.open(LINES)  # Cedro's stays shut there: all customers are Ipê's
+    simulator.open((*LINES, OTHER_LINE))
     if simulator.customers:
         return
-    customers = simulator.let_customers_write(count=CUSTOMERS, per_minute=PER_MINUTE)
+    customers = simulator.let_customers_write(count=CUSTOMERS, per_minute=PER_MINUTE, lines=LINES)
     with service_scope("demo past"):
         first_start = not WebhookEvent.objects.filter(tenant__slug=slug).exists()
     if first_start:
-        tell_past(people=(people.agent, people.agent2), customers=customers, lines=list(simulator.open_lines), now=now)
+        tell_past(people=(people.agent, people.agent2), customers=customers, lines=[line.id for line in LINES], now=now)
