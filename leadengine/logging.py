@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import re
 import sys
 from collections.abc import MutableMapping
@@ -16,7 +17,8 @@ _LONG_DIGITS = re.compile(r"(?<![\w-])\+?\d{10,15}(?![\w-])")
 
 def configure(options: dict[str, str]) -> None:
     """Send structlog and the standard library's logs to stdout. Django calls it with settings.LOGGING:
-    `level`, and `form` (`json` lines, or readable ones: `console`)."""
+    `level`, `form` (`json` lines, or readable ones: `console`), and `persistence_file`, which gets what
+    `whatsapp.persistence` says as JSON lines in the place of stdout."""
     level, form = options["level"], options["form"]
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -47,6 +49,8 @@ def configure(options: dict[str, str]) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    if options["persistence_file"]:
+        _split_off("whatsapp.persistence", options["persistence_file"], shared)
     for name in ("django", "django.server"):
         logging.getLogger(name).handlers.clear()
     for noisy in (
@@ -59,6 +63,26 @@ def configure(options: dict[str, str]) -> None:
         "psycopg.pool",
     ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+
+
+def _split_off(name: str, path: str, shared: list[structlog.types.Processor]) -> None:
+    """Give a logger a file of its own, which is opened again when it was rotated away."""
+    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8")
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                redact,
+                structlog.processors.JSONRenderer(ensure_ascii=False),
+            ],
+        )
+    )
+    logger = logging.getLogger(name)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
 
 
 def redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -301,6 +301,8 @@ SESSION_DELETE_GRACE_DAYS = number("SESSION_DELETE_GRACE_DAYS", 30)
 PERSISTENCE_RETRY_DELAYS_MS = numbers("PERSISTENCE_RETRY_DELAYS_MS", "200,1000,5000")
 PERSISTENCE_JOURNAL_DIR = Path(text("PERSISTENCE_JOURNAL_DIR") or DATA_DIR / "journal")
 PERSISTENCE_LOG_FILE = text("PERSISTENCE_LOG_FILE")
+if PERSISTENCE_LOG_FILE and not os.access(Path(PERSISTENCE_LOG_FILE).parent, os.W_OK):
+    raise ConfigurationError("PERSISTENCE_LOG_FILE is in a directory that we may not write to: correct it.")
 BAILEYS_SIMPLE_DEV_OWNER = text("BAILEYS_SIMPLE_DEV_OWNER")
 if BAILEYS_SIMPLE_DEV_OWNER and not DEVELOPMENT:
     raise ConfigurationError("BAILEYS_SIMPLE_DEV_OWNER lets callers in without a key: remove it, or set DEBUG=true.")
@@ -422,7 +424,7 @@ STORAGES = {
 
 # --- Logging --------------------------------------------------------------------------------------------------
 LOGGING_CONFIG = "leadengine.logging.configure"
-LOGGING = {"level": LOG_LEVEL, "form": LOG_FORMAT}
+LOGGING = {"level": LOG_LEVEL, "form": LOG_FORMAT, "persistence_file": PERSISTENCE_LOG_FILE}
 
 # --- Back office ----------------------------------------------------------------------------------------------
 _NAVIGATION = "leadengine.admin_site.navigation"

@@ -34,6 +34,7 @@ os.environ.update(
     WHATSAPP_BROKER_API_KEY="broker-key-1",
     WHATSAPP_WEBHOOK_API_KEY="hook-key",
     WHATSAPP_WEBHOOK_HMAC_SECRET="broker-key-1",
+    RLS_STRICT="true",
     PUBLIC_BASE_URL="http://testserver",
     ALLOWED_HOSTS="testserver,127.0.0.1,localhost",
 )

@@ -9,9 +9,7 @@ from typing import Any
 
 from whatsapp.services.persistence import is_saving
 
-_WRITE = re.compile(
-    r'\b(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+(?:ONLY\s+)?"?(whatsapp_sessions|whatsapp_atendimentos)\b', re.I
-)
+_WRITE = re.compile(r'\b(?:INSERT\s+INTO|UPDATE)\s+(?:ONLY\s+)?"?(whatsapp_sessions|whatsapp_atendimentos)\b', re.I)
 
 
 class WriteOutsidePersist(RuntimeError):

@@ -16,6 +16,7 @@ from leadengine.operations import facts
 from leadengine.operations.direct import direct_cursor
 from leadengine.redis import UNAVAILABLE, client
 from whatsapp.broker_health import BrokerHealth, read_broker_health
+from whatsapp.services.journal import pending_lines
 
 LEAST_FREE_DISK = 5  # percent
 _SECONDS = 0.9  # a statement's limit, below the examiner's own
@@ -26,6 +27,7 @@ def register_checks() -> None:
     health.register("database", "workers", "beat", "rls", "migrations", run=check_database)
     health.register("redis", run=check_redis)
     health.register("disk", run=check_disk)
+    health.register("journal", run=check_journal)
     health.register_block("whatsapp", run=describe_whatsapp, otherwise=describe_whatsapp_blindly)
     health.register_warning("webhook_secret_shared", lambda: settings.WHATSAPP_WEBHOOK_SECRET_SHARED)
 
@@ -70,6 +72,12 @@ def check_disk() -> Results:
     usage = shutil.disk_usage(path)
     free = round(usage.free / usage.total * 100, 1)
     return {"disk": {"ok": free >= LEAST_FREE_DISK, "freePercent": free}}
+
+
+def check_journal() -> Results:
+    """Facts that wait in files for PostgreSQL to take them."""
+    pending = pending_lines()
+    return {"journal": {"ok": pending == 0, "pending": pending}}
 
 
 def describe_whatsapp() -> Facts:

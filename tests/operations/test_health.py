@@ -59,7 +59,7 @@ def test_all_parts_up(committed_world: World, settings: Settings) -> None:
         WhatsAppSession.objects.update(desired_state="connected")
     status, body = get("/healthz", **{"X-API-Key": "whatever"})
     assert (status, body["status"]) == (200, "ok"), body
-    assert set(body["checks"]) == {"database", "redis", "workers", "beat", "rls", "migrations", "disk"}
+    assert set(body["checks"]) == {"database", "redis", "workers", "beat", "rls", "migrations", "disk", "journal"}
     assert all(check["ok"] for check in body["checks"].values())
     assert body["checks"]["workers"] == {"ok": True, "alive": 2}
     runtime = body["whatsapp"]["runtime"]

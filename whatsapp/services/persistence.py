@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import structlog
 from django.conf import settings
-from django.db import InterfaceError, OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from leadengine import metrics
 from leadengine.errors import DomainError
@@ -45,7 +46,7 @@ def persist(operation: str, write: Callable[[], T], *, scope: Scope = nullcontex
     if connection.in_atomic_block:
         with scope(), saving():
             result = write()
-        metrics.count(metrics.persistence_operations.labels(operation=operation, result="success"))
+        transaction.on_commit(partial(_note, operation, "success", 1))  # what is rolled back was not saved
         return result
     pauses = [*settings.PERSISTENCE_RETRY_DELAYS_MS, None]
     for attempt, pause in enumerate(pauses, start=1):
