@@ -73,7 +73,7 @@ def test_lines_are_open_customers_live_and_there_is_a_past(broker: SimulatorThre
     call_command("seed_demo")
     state = broker.state()
     assert {each["id"]: each["connectionState"] for each in state["instances"]} == {
-        "ipe-recepcao": "open", "ipe-vendas": "open",
+        "ipe-recepcao": "open", "ipe-vendas": "open", "cedro-loja": "open",
     }  # fmt: skip
     assert (state["customers"]["count"], state["customers"]["perMinute"]) == (8, 6)
     now = datetime.now(UTC)
