@@ -16,11 +16,13 @@ _django = get_asgi_application()
 from django.conf import settings  # noqa: E402 - Django is set up above
 from whitenoise import WhiteNoise  # noqa: E402
 
+from leadengine import health  # noqa: E402
 from leadengine.celery import publish  # noqa: E402
 from leadengine.realtime.consumer import SocketConsumer  # noqa: E402
 from leadengine.slim import slim_application  # noqa: E402
+from whatsapp.api.closed import closable, sign  # noqa: E402
 from whatsapp.api.webhook import WebhookView  # noqa: E402
-from whatsapp.tasks import fill_gaps  # noqa: E402
+from whatsapp.tasks import fill_gaps, recover_sessions  # noqa: E402
 
 Scope = dict[str, Any]
 DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
@@ -28,8 +30,15 @@ DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
 _webhook = slim_application(WebhookView.as_view())
 _socket = SocketConsumer.as_asgi()
 
-if settings.PROCESS == "web":  # what came while nobody was at the door is read from the broker's list
-    threading.Thread(target=publish, args=(fill_gaps,), kwargs={"everything": True}, daemon=True).start()
+
+def _after_a_start() -> None:
+    """What came while nobody was at the door is read from the broker's list, and connections are looked at."""
+    publish(fill_gaps, everything=True)
+    publish(recover_sessions)
+
+
+if settings.PROCESS == "web":
+    threading.Thread(target=_after_a_start, daemon=True).start()
 
 settings.STATIC_ROOT.mkdir(parents=True, exist_ok=True)
 _files = WhiteNoise(
@@ -63,9 +72,7 @@ async def _no_such_socket(_scope: Scope, _receive: Any, send: Any) -> None:
     await send({"type": "websocket.close", "code": 4404})
 
 
-async def application(
-    scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-) -> None:
+async def _route(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]) -> None:
     """Route by type and path; the door comes first because it is the hottest."""
     if scope["type"] == "http":
         path = scope["path"]
@@ -77,3 +84,7 @@ async def application(
             await _django(scope, receive, send)
     elif scope["type"] == "websocket":
         await (_socket if scope["path"].rstrip("/") == "/ws" else _no_such_socket)(scope, receive, send)
+
+
+health.close_when(sign.is_closed)
+application = closable(_route)

@@ -69,6 +69,7 @@ class _Examiner:
         self.warnings: dict[str, Callable[[], bool]] = {}
         self.report = Report()
         self.stopping = False
+        self.closed: Callable[[], bool] = lambda: False
         self._lock = threading.Lock()
         self._running: dict[_Probe, Future[Results]] = {}
         self._threads = ThreadPoolExecutor(max_workers=8, thread_name_prefix="health")
@@ -130,6 +131,11 @@ def begin_stopping() -> None:
     _examiner.stopping = True
 
 
+def close_when(closed: Callable[[], bool]) -> None:
+    """/ready is 503 while `closed()` is true."""
+    _examiner.closed = closed
+
+
 def examine() -> Report:
     """The state of the product, at most 2 s old."""
     return _examiner.examine()
@@ -162,6 +168,8 @@ def healthz(_request: HttpRequest) -> JsonResponse:
 def ready(_request: HttpRequest) -> JsonResponse:
     """GET /ready: whether this process may get traffic."""
     reason = "stopping" if _examiner.stopping else examine().reason
+    if not reason and _examiner.closed():  # asked last: without a database there is nobody to ask
+        reason = "closed"
     if reason:
         return JsonResponse({"ready": False, "reason": reason}, status=503)
     return JsonResponse({"ready": True})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -53,21 +54,25 @@ def start() -> threading.Thread:
 def listen(*, until: Callable[[], bool] = stopping.is_set) -> None:
     """Follow the stream while this process has the lease; try again when it breaks, for ever."""
     holder = uuid4()
-    while not until():
-        try:
-            if _lease(holder):
-                _follow(holder, until)
-        except (BrokerError, NotConfigured) as error:
-            log.info("broker_stream_lost", error=error.code)
-        except (DatabaseError, InterfaceError) as error:
-            log.warning("broker_stream_without_database", error=type(error).__name__)
-        finally:
-            close_old_connections()
-        stopping.wait(_AGAIN)
     try:
-        end_duty(name=NAME, holder=holder)
-    except (DatabaseError, InterfaceError):
-        return  # the lease ends by itself
+        while not until():
+            _try_to_follow(holder, until)
+            stopping.wait(_AGAIN)
+    finally:
+        with suppress(DatabaseError, InterfaceError):  # without it the lease ends by itself
+            end_duty(name=NAME, holder=holder)
+
+
+def _try_to_follow(holder: UUID, until: Callable[[], bool]) -> None:
+    try:
+        if _lease(holder):
+            _follow(holder, until)
+    except (BrokerError, NotConfigured) as error:
+        log.info("broker_stream_lost", error=error.code)
+    except (DatabaseError, InterfaceError) as error:
+        log.warning("broker_stream_without_database", error=type(error).__name__)
+    finally:
+        close_old_connections()
 
 
 def _follow(holder: UUID, until: Callable[[], bool]) -> None:
