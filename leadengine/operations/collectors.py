@@ -120,6 +120,17 @@ def _sessions(cursor: Cursor) -> list[Metric]:
     ]
 
 
+def _recovery(cursor: Cursor) -> list[Metric]:
+    oldest = facts.oldest_reconnect(cursor) if settings.WHATSAPP_AUTO_RECONNECT else 0.0
+    lost = float(facts.lost_sessions(cursor))
+    needing = [(labels, float(count)) for labels, count in facts.reauth_required(cursor).items()]
+    return [
+        _gauge("whatsapp_reconnect_oldest_pending_seconds", "Longest reconnect under way", rows=[((), oldest)]),
+        _gauge("whatsapp_sessions_lost_after_restart", "Expected, and not back", rows=[((), lost)]),
+        _gauge("whatsapp_sessions_reauth_required", "Need a person", "tenant", "reason", rows=needing),
+    ]
+
+
 def _inbox(cursor: Cursor) -> list[Metric]:
     waiting = facts.inbox(cursor)
     oldest = facts.oldest_pending(cursor)
@@ -175,6 +186,6 @@ def _by_label(values: dict[str, int] | Counter[str]) -> list[tuple[tuple[str, ..
 
 
 _COLLECTORS: Collectors = {
-    "sessions": _sessions, "inbox": _inbox, "ledger": _ledger, "media": _media, "tickets": _tickets, "walls": _walls,
-    "workers": _workers,
+    "sessions": _sessions, "recovery": _recovery, "inbox": _inbox, "ledger": _ledger, "media": _media,
+    "tickets": _tickets, "walls": _walls, "workers": _workers,
 }  # fmt: skip

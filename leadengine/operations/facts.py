@@ -18,6 +18,10 @@ from leadengine.accounts.walls import walled_tables
 from leadengine.operations.heartbeat import ALIVE
 
 RECENT = timedelta(minutes=5)
+# spec/sessions.md section 8.
+REAUTH_REASONS = (
+    "session_expired", "suspicious_block", "client_update", "session_conflict", "broker_reset", "idle_14d",
+)  # fmt: skip
 _MOST = 20_000  # newest rows that a figure over five minutes is made of
 
 
@@ -94,6 +98,56 @@ def silent_sessions(cursor: Cursor) -> int:
            WHERE status = 'connected' AND deleted_at IS NULL AND silent_since IS NOT NULL"""
     )
     return int(cursor.fetchall()[0][0])
+
+
+def oldest_reconnect(cursor: Cursor) -> float:
+    """Seconds that the longest of the sessions that reconnect by themselves has been away; 0 when there is none.
+
+    Not among them: those that wait for a scan or for a person, those left alone, and all of them under maintenance.
+    """
+    cursor.execute(
+        """SELECT coalesce(extract(epoch FROM now() - min(s.reconnect_started_at)), 0)::float8
+           FROM whatsapp_sessions s JOIN accounts_tenant t ON t.id = s.tenant_id AND t.is_active
+           WHERE s.desired_state = 'connected' AND s.status IN ('connecting', 'error') AND s.auto_reconnect
+               AND s.deleted_at IS NULL AND NOT EXISTS (SELECT FROM whatsapp_maintenance WHERE is_on)"""
+    )
+    return max(0.0, float(cursor.fetchall()[0][0]))
+
+
+def lost_sessions(cursor: Cursor) -> int:
+    """How many sessions each tenant's last recovery expected, and that have not been back since it began.
+
+    A session is back once the broker has said so: while it cannot be reached the row still says connected.
+    """
+    cursor.execute(
+        """SELECT coalesce(sum(least(r.lost, n.missing)), 0)
+           FROM accounts_tenant t
+           CROSS JOIN LATERAL (SELECT started_at, lost FROM whatsapp_recoveryrun
+                               WHERE tenant_id = t.id ORDER BY started_at DESC LIMIT 1) r
+           CROSS JOIN LATERAL (
+               SELECT count(*) AS missing FROM whatsapp_sessions s
+               WHERE s.tenant_id = t.id AND s.desired_state = 'connected' AND s.deleted_at IS NULL
+                   AND (s.connected_at IS NULL OR s.connected_at < r.started_at)
+                   AND CASE s.status
+                       WHEN 'connected' THEN s.last_synced_at IS NULL OR s.last_synced_at < r.started_at
+                       WHEN 'connecting' THEN true
+                       ELSE s.state_changed_at >= r.started_at  -- else it was not expected
+                   END) n
+           WHERE t.is_active AND r.lost > 0"""
+    )
+    return int(cursor.fetchall()[0][0])
+
+
+def reauth_required(cursor: Cursor) -> dict[tuple[str, str], int]:
+    """How many sessions need a person, by tenant slug and reason; 0 for every reason that there is."""
+    cursor.execute(
+        """SELECT t.slug, r.reason, count(s.id) FROM accounts_tenant t CROSS JOIN unnest(%s::text[]) AS r (reason)
+           LEFT JOIN whatsapp_sessions s
+               ON s.tenant_id = t.id AND s.reauth_reason = r.reason AND s.deleted_at IS NULL
+           WHERE t.is_active GROUP BY 1, 2 ORDER BY 1, 2""",
+        [list(REAUTH_REASONS)],
+    )
+    return {(tenant, reason): count for tenant, reason, count in cursor.fetchall()}
 
 
 def inbox(cursor: Cursor) -> dict[str, int]:
