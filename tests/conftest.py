@@ -21,7 +21,7 @@ from leadengine.accounts.scopes import service_scope
 from leadengine.embedded.postgres import find_binaries
 from leadengine.redis import client
 from leads.services import create_default_stages
-from tests.environment import NAME, PASSWORD, SERVER, url
+from tests.environment import NAME, PASSWORD, SERVER
 from tests.whatsapp.vectors import pytest_terminal_summary as pytest_terminal_summary
 from tickets.models import CloseReason, Queue, QueueMembership
 from whatsapp.models import WhatsAppSession
@@ -76,15 +76,25 @@ def django_db_setup(django_db_blocker: Any) -> Iterator[None]:
         connection.close()
 
 
-def _truncate(self: TransactionTestCase) -> None:
-    """Empty the tables as the owner: the application role may not truncate, on purpose."""
-    with psycopg.connect(url("leadengine_owner"), autocommit=True) as owner:
-        rows = owner.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-        names = ", ".join(name for (name,) in rows if name not in KEPT_TABLES)
-        owner.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
+# Deleting from the few tables that have rows takes a tenth of the time of truncating all of them.
+EMPTY = """
+DO $$ DECLARE name text; found boolean; BEGIN
+    FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND NOT tablename = ANY('%s') LOOP
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %%I)', name) INTO found;
+        IF found THEN EXECUTE format('DELETE FROM %%I', name); END IF;
+    END LOOP;
+END $$
+"""
 
 
-setattr(TransactionTestCase, "_fixture_teardown", _truncate)  # noqa: B010 - private, so unknown to its stubs
+def _empty(self: TransactionTestCase) -> None:
+    """Empty the tables as a superuser: the application role may not, on purpose."""
+    with psycopg.connect(SERVER._replace(path=f"/{NAME}").geturl(), autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica")  # foreign keys are not looked at: all goes
+        admin.execute(EMPTY % ("{" + ",".join(KEPT_TABLES) + "}"))
+
+
+setattr(TransactionTestCase, "_fixture_teardown", _empty)  # noqa: B010 - private, so unknown to its stubs
 
 
 @dataclass
