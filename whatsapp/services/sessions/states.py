@@ -136,5 +136,6 @@ def read_ending(code: int | None, *, restarts: int = 0) -> Ending:
 
 def pause_before(attempt: int, *, most: int) -> float:
     """Seconds before the attempt of this number, counted from 1: 5, 10, 20 … `most`, each give or take a fifth."""
-    pause = min(FIRST_PAUSE * 2.0 ** (attempt - 1), most)
+    doublings = min(attempt - 1, 30)  # attempts go on for ever, a float does not
+    pause = min(FIRST_PAUSE * 2.0**doublings, most)
     return pause * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads load, no secret
