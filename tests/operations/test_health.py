@@ -7,6 +7,7 @@ import socket
 import time
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from pytest_django.fixtures import Settings
 from leadengine import health
 from leadengine.accounts.models import Tenant, User
 from leadengine.accounts.scopes import service_scope
+from leadengine.operations import metrics_view
 from leadengine.operations.checks import check_database
 from leadengine.operations.heartbeat import write_heartbeat
 from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
+from tests.operations.conftest import _forget
 from whatsapp.broker_health import record_failure, record_success
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.journal import record_fact
 from whatsapp.services.persistence import saving
 
 pytestmark = [
@@ -59,7 +63,7 @@ def test_all_parts_up(committed_world: World, settings: Settings) -> None:
         WhatsAppSession.objects.update(desired_state="connected")
     status, body = get("/healthz", **{"X-API-Key": "whatever"})
     assert (status, body["status"]) == (200, "ok"), body
-    assert set(body["checks"]) == {"database", "redis", "workers", "beat", "rls", "migrations", "disk", "journal"}
+    assert set(body["checks"]) == {"database", "redis", "workers", "beat", "rls", "migrations", "backup", "disk", "journal"}
     assert all(check["ok"] for check in body["checks"].values())
     assert body["checks"]["workers"] == {"ok": True, "alive": 2}
     runtime = body["whatsapp"]["runtime"]
@@ -125,6 +129,39 @@ def test_without_redis_degraded_but_ready() -> None:
     assert [name for name, check in body["checks"].items() if not check["ok"]] == ["redis"]
     assert body["whatsapp"]["runtime"]["status"] == "degraded"
     assert get("/ready")[0] == 200
+
+
+def test_session_p18_a_wall_that_was_turned_off_by_hand_degrades_and_is_measured(committed_world: World) -> None:
+    def seen() -> tuple[float, str, bool]:
+        _forget()
+        gauge = {
+            sample.labels["table"]: sample.value
+            for family in metrics_view._gauges.collect() for sample in family.samples
+            if sample.name == "whatsapp_rls_enforced"
+        }  # fmt: skip
+        body = get("/healthz")[1]
+        return gauge["whatsapp_sessions"], body["status"], body["checks"]["rls"]["ok"]
+
+    everybody_works()
+    assert seen() == (1, "ok", True)
+    with psycopg.connect(url("leadengine_owner"), autocommit=True) as owner:
+        owner.execute("ALTER TABLE whatsapp_sessions DISABLE ROW LEVEL SECURITY")
+        try:
+            assert seen() == (0, "degraded", False)
+        finally:
+            owner.execute("ALTER TABLE whatsapp_sessions ENABLE ROW LEVEL SECURITY")
+    assert seen() == (1, "ok", True)
+
+
+def test_facts_that_wait_degrade(committed_world: World, settings: Settings, tmp_path: Path) -> None:
+    everybody_works()
+    settings.PERSISTENCE_JOURNAL_DIR = tmp_path
+    record_fact(operation="x", tenant_id=committed_world.ipe.pk, session_id=None, fact={}, at=datetime.now(UTC))
+    status, body = get("/healthz")
+    assert (status, body["status"], body["checks"]["journal"]) == (200, "degraded", {"ok": False, "pending": 1})
+    _forget()
+    pending = "whatsapp_persistence_journal_pending"
+    assert [s.value for family in metrics_view._gauges.collect() for s in family.samples if s.name == pending] == [1]
 
 
 def test_a_broken_wall_is_seen(committed_world: World) -> None:
