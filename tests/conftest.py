@@ -22,7 +22,8 @@ from leadengine.embedded.postgres import find_binaries
 from leadengine.redis import client
 from leads.services import create_default_stages
 from tests.environment import NAME, PASSWORD, SERVER
-from tests.whatsapp.vectors import pytest_terminal_summary as pytest_terminal_summary
+from tests.shows import tell_lines
+from tests.whatsapp.vectors import tell_vectors
 from tickets.models import CloseReason, Queue, QueueMembership
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
@@ -41,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(E2E):
             item.add_marker(pytest.mark.e2e)
     items.sort(key=lambda item: not item.nodeid.startswith(E2E))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The tables of what this run has shown."""
+    tell_vectors(terminalreporter)
+    tell_lines(terminalreporter)
 
 
 class Files(LoadScopeScheduling):

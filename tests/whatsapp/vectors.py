@@ -156,7 +156,7 @@ def table(where: str, results: Iterable[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def tell_vectors(terminalreporter: Any) -> None:
     """Show a table for each product to which vectors were put; the tests leave them as the property `vector`."""
     results: dict[str, list[Any]] = {}
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
