@@ -69,6 +69,9 @@ app.conf.update(
         "whatsapp.announce_sessions": MAINTENANCE,
         "whatsapp.drain_journal": MAINTENANCE,
         "whatsapp.keep_sessions": MAINTENANCE,
+        "operations.back_up": MAINTENANCE,
+        "operations.verify_backup": MAINTENANCE,
+        "operations.prune_backups": MAINTENANCE,
         "whatsapp.fetch_media": SENDING,  # it waits for others, as sends do: on threads
     },
     timezone="UTC",
@@ -101,6 +104,22 @@ app.conf.beat_schedule = {
     },
     "fill-gaps": {"task": "whatsapp.fill_gaps", "schedule": 2.0, "options": {"expires": 2.0}},
     "watch-silence": {"task": "whatsapp.watch_silence", "schedule": 60.0, "options": {"expires": 60.0}},
+    # 03:00, Sunday 04:00 and 04:30 in Brazil.
+    "back-up": {
+        "task": "operations.back_up",
+        "schedule": crontab(hour="6", minute="0"),
+        "options": {"expires": 3600},
+    },
+    "verify-backup": {
+        "task": "operations.verify_backup",
+        "schedule": crontab(hour="7", minute="0", day_of_week="sun"),
+        "options": {"expires": 3600},
+    },
+    "prune-backups": {
+        "task": "operations.prune_backups",
+        "schedule": crontab(hour="7", minute="30"),
+        "options": {"expires": 3600},
+    },
     "sweep-outbox": {"task": "tickets.sweep_outbox", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 

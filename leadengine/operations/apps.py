@@ -12,12 +12,15 @@ class OperationsConfig(AppConfig):
         from django.db.models.signals import post_migrate
 
         from leadengine import metrics
+        from leadengine.accounts import changes
         from leadengine.operations.change_log import fill_change_log
         from leadengine.operations.checks import register_checks
+        from leadengine.operations.snapshots import note_configuration
         from leadengine.operations.starting import refuse_broken_wall
 
         metrics.prepare()
         register_checks()
+        changes.watch(note_configuration)
         post_migrate.connect(fill_change_log, sender=self)
         if settings.SERVING:
             refuse_broken_wall()

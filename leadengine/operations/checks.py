@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -19,6 +19,7 @@ from whatsapp.broker_health import BrokerHealth, read_broker_health
 from whatsapp.services.journal import pending_lines
 
 LEAST_FREE_DISK = 5  # percent
+OLDEST_BACKUP = 93_600  # seconds: 26 hours, as the alert has it
 _SECONDS = 0.9  # a statement's limit, below the examiner's own
 
 
@@ -28,6 +29,7 @@ def register_checks() -> None:
     health.register("redis", run=check_redis)
     health.register("disk", run=check_disk)
     health.register("journal", run=check_journal)
+    health.register("backup", run=check_backup)
     health.register_block("whatsapp", run=describe_whatsapp, otherwise=describe_whatsapp_blindly)
     health.register_warning("webhook_secret_shared", lambda: settings.WHATSAPP_WEBHOOK_SECRET_SHARED)
 
@@ -78,6 +80,19 @@ def check_journal() -> Results:
     """Facts that wait in files for PostgreSQL to take them."""
     pending = pending_lines()
     return {"journal": {"ok": pending == 0, "pending": pending}}
+
+
+def check_backup() -> Results:
+    """The newest backup of everything. In development none is asked for."""
+    try:
+        with direct_cursor(seconds=_SECONDS) as cursor:
+            made, verified, _size = facts.backups(cursor)
+    except psycopg.Error:
+        return {"backup": {"ok": False, "lastSuccessAt": None, "lastVerifiedAt": None, "ageSeconds": None}}
+    age = None if made is None else max(0, round((datetime.now(UTC) - made).total_seconds()))
+    fresh = age is not None and age <= OLDEST_BACKUP
+    told = {"lastSuccessAt": _iso(made), "lastVerifiedAt": _iso(verified), "ageSeconds": age}
+    return {"backup": {"ok": fresh or settings.DEVELOPMENT, **told}}
 
 
 def describe_whatsapp() -> Facts:

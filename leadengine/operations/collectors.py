@@ -26,6 +26,7 @@ from leadengine.celery import INBOUND, SENDING, app
 from leadengine.operations import facts
 from leadengine.operations.facts import Cursor
 from leadengine.redis import UNAVAILABLE
+from whatsapp.services.journal import pending_lines
 
 log = structlog.get_logger(__name__)
 KEPT = 5.0  # seconds
@@ -55,7 +56,7 @@ class DatabaseCollector(Collector):
 
 
 def _read() -> list[Metric]:
-    families: list[Metric] = []
+    families: list[Metric] = [_journal()]
     up = dict.fromkeys([*_COLLECTORS, "queues", "engine"], False)
     depths = _engine_depths()  # before the transaction: nobody should wait for Redis inside one
     up["engine"] = depths is not None
@@ -74,6 +75,12 @@ def _read() -> list[Metric]:
         log.warning("collectors_failed", error=type(error).__name__)
     rows = [((name,), float(good)) for name, good in up.items()]
     return [*families, _gauge("leadengine_collector_up", "Whether a collector could be read", "collector", rows=rows)]
+
+
+def _journal() -> Metric:
+    """Read from files, so that it is true while the database is away."""
+    rows = [((), float(pending_lines()))]
+    return _gauge("whatsapp_persistence_journal_pending", "Lines of the journal not yet replayed", rows=rows)
 
 
 def _engine_depths() -> dict[str, int] | None:
@@ -175,6 +182,17 @@ def _walls(cursor: Cursor) -> list[Metric]:
     return [_gauge("whatsapp_rls_enforced", "Row level security on and complete", "table", rows=rows)]
 
 
+def _backups(cursor: Cursor) -> list[Metric]:
+    """0 is never: an alert that compares with now must have something to compare."""
+    *moments, size = facts.backups(cursor)
+    made, verified = (at.timestamp() if at else 0.0 for at in moments)
+    return [
+        _gauge("whatsapp_backup_last_success_timestamp_seconds", "The newest backup of everything", rows=[((), made)]),
+        _gauge("whatsapp_backup_last_verified_timestamp_seconds", "Last restored as a proof", rows=[((), verified)]),
+        _gauge("whatsapp_backup_last_size_bytes", "Size of the newest backup", rows=[((), float(size))]),
+    ]
+
+
 def _workers(cursor: Cursor) -> list[Metric]:
     seen = facts.alive(cursor)
     alive = seen["worker"] + seen["sender"] + seen["both"]
@@ -187,5 +205,5 @@ def _by_label(values: dict[str, int] | Counter[str]) -> list[tuple[tuple[str, ..
 
 _COLLECTORS: Collectors = {
     "sessions": _sessions, "recovery": _recovery, "inbox": _inbox, "ledger": _ledger, "media": _media,
-    "tickets": _tickets, "walls": _walls, "workers": _workers,
+    "tickets": _tickets, "walls": _walls, "backups": _backups, "workers": _workers,
 }  # fmt: skip

@@ -233,6 +233,16 @@ def timeline_drift(cursor: Cursor) -> int:
     return int(cursor.fetchall()[0][0])
 
 
+def backups(cursor: Cursor) -> tuple[datetime | None, datetime | None, int]:
+    """When everything was last backed up, when such a backup was last verified, and how many bytes the newest has."""
+    cursor.execute(
+        """SELECT max(created_at), max(verified_at), coalesce((array_agg(bytes ORDER BY created_at DESC))[1], 0)
+           FROM operations_backuprecord WHERE part = 'whole'"""
+    )
+    made, verified, size = cursor.fetchall()[0]
+    return made, verified, int(size)
+
+
 @cache
 def _migrations() -> frozenset[tuple[str, str]]:
     return frozenset(MigrationLoader(None).disk_migrations)

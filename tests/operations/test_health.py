@@ -63,7 +63,9 @@ def test_all_parts_up(committed_world: World, settings: Settings) -> None:
         WhatsAppSession.objects.update(desired_state="connected")
     status, body = get("/healthz", **{"X-API-Key": "whatever"})
     assert (status, body["status"]) == (200, "ok"), body
-    assert set(body["checks"]) == {"database", "redis", "workers", "beat", "rls", "migrations", "backup", "disk", "journal"}
+    assert set(body["checks"]) == {
+        "database", "redis", "workers", "beat", "rls", "migrations", "backup", "disk", "journal",
+    }  # fmt: skip
     assert all(check["ok"] for check in body["checks"].values())
     assert body["checks"]["workers"] == {"ok": True, "alive": 2}
     runtime = body["whatsapp"]["runtime"]
