@@ -111,8 +111,8 @@ class BaileysHttp:
     def overview(self) -> dict[str, LineState]:
         answer = broker.call("GET", "/health")
         rows = answer.data.get("instances") if isinstance(answer.data, dict) else None
-        if not isinstance(rows, list):
-            raise BrokerFailed(http_status=answer.status, answer=answer.text)
+        if not isinstance(rows, list):  # an older broker's health knows only itself
+            return {state.instance: state.state for state in self.list_all()}
         named = [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
         states = {row["id"]: connection_of(row) for row in named}
         return {instance: state for instance, state in states.items() if state is not None}

@@ -22,7 +22,7 @@ def test_session_p22_the_suite_needs_no_other_service() -> None:
 
 def test_session_p25_and_p26_and_p27_ci_runs_the_tests_of_persistence_qr_code_and_messages() -> None:
     called = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines() if "manage.py test" in line]
-    assert called and all(line.endswith("manage.py test") for line in called), "the whole suite, and no part of it"
+    assert called and all(line.endswith('manage.py test "$@"') for line in called), "the whole suite, and no part of it"
     named = {
         line
         for path in ROOT.glob("tests/**/test_*.py")

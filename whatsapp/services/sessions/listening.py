@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import structlog
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection
 from django.utils import timezone
 
 from leadengine.celery import app
@@ -61,6 +61,7 @@ def listen(*, until: Callable[[], bool] = stopping.is_set) -> None:
     finally:
         with suppress(DatabaseError, InterfaceError):  # without it the lease ends by itself
             end_duty(name=NAME, holder=holder)
+        connection.close()
 
 
 def _try_to_follow(holder: UUID, until: Callable[[], bool]) -> None:

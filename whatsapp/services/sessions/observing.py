@@ -187,8 +187,10 @@ def _replace(older: WhatsAppSession, newer: WhatsAppSession, now: datetime) -> N
 
 
 def _scan(session: WhatsAppSession, now: datetime) -> Change | None:
-    if session.status == Status.QRCODE or session.desired_state != "connected":
+    if session.desired_state != "connected":
         return None
+    if session.status == Status.QRCODE:
+        return Change("evidence", {"pending_wish": None}) if session.pending_wish else None
     if session.connected or session.status == Status.ERROR or session.reconnect_started_at:
         # It was paired and is not any more: a logout that came while nobody looked.
         return _then_scan(session, states.LOGGED_OUT, now)

@@ -50,7 +50,7 @@ def recover_sessions(*, trigger: str, force: bool = False) -> Recovered | None:
     began, holder = timezone.now(), uuid4()
     deadline = settings.WHATSAPP_RECOVERY_DEADLINE_SECONDS
     not_since = None if force else began - ONCE_IN
-    if not take_duty(name=_NAME, holder=holder, seconds=deadline + 30, now=began, not_since=not_since):
+    if not take_duty(name=_NAME, holder=holder, seconds=deadline + 5, now=began, not_since=not_since):
         return None
     try:
         return _recover(trigger, began)

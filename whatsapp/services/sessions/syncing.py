@@ -23,6 +23,7 @@ from whatsapp.services.sessions.changing import Change, Origin, change_session, 
 from whatsapp.services.sessions.converging import converge, recreate
 from whatsapp.services.sessions.looking import load_session, look, wire_name
 from whatsapp.services.sessions.maintaining import end_duty, may_reconnect, read_maintenance, take_duty
+from whatsapp.services.sessions.observing import observe
 from whatsapp.services.sessions.parallel import for_each
 from whatsapp.services.sessions.qr import fetch_qr, shown_qr
 from whatsapp.services.sessions.states import Trigger
@@ -31,7 +32,7 @@ log = structlog.get_logger(__name__)
 Status = WhatsAppSession.Status
 Wish = WhatsAppSession.Wish
 FULL = timedelta(seconds=30)  # every so often everything is read, not only what the overview shows to have changed
-_LEASE = 60.0
+_LEASE = 10.0  # two rounds at once would do no harm, only ask twice
 # What the overview says where nothing needs a second look.
 _AGREES: dict[str, frozenset[LineState]] = {
     Status.CONNECTED: frozenset({"connected"}),
@@ -100,6 +101,7 @@ def _sync(now: datetime, everything: bool) -> int:
     overview = adapter.overview()
     tick = Tick(Origin("sync"), read_maintenance(), now)
     doubtful = [one for one in sessions if everything or _needs_look(one, overview, tick)]
+    _look_through([one for one in sessions if one.connected and _is_old(one, tick)], tick)
     sure = [one.pk for one in sessions if wire_name(one) in overview]
     if sure:
         persist("session.sync", partial(_note_synced, sure, now), scope=partial(service_scope, "sessions were seen"))
@@ -114,10 +116,28 @@ def _needs_look(session: WhatsAppSession, overview: Mapping[str, LineState], tic
         return True
     if session.next_attempt_at is not None and session.next_attempt_at <= tick.now:
         return True
-    old = session.last_probe_at is None or tick.now - session.last_probe_at > FULL
-    if old and (session.desired_state == "connected" or session.connected):
+    if not session.connected and session.desired_state == "connected" and _is_old(session, tick):
         return True
     return overview.get(wire_name(session)) not in _AGREES[session.status]
+
+
+def _is_old(session: WhatsAppSession, tick: Tick) -> bool:
+    return session.last_probe_at is None or tick.now - session.last_probe_at > FULL
+
+
+def _look_through(sessions: list[WhatsAppSession], tick: Tick) -> None:
+    """What one call tells of all that are connected: their phone, their profile, a pause for risk."""
+    if not sessions:
+        return
+    began = timezone.now()
+    listed = {state.instance: state for state in get_adapter().list_own(instances={wire_name(one) for one in sessions})}
+    for session in sessions:
+        state = listed.get(wire_name(session))
+        if state is not None and state.connected:
+            observe(
+                session_id=session.pk, tenant_id=session.tenant_id, state=state, began=began, origin=tick.origin,
+                now=timezone.now(),
+            )  # fmt: skip
 
 
 def _look_at(session: WhatsAppSession, tick: Tick, *, contradicted: bool = False) -> None:
