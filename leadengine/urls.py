@@ -9,6 +9,7 @@ from drf_spectacular.views import SpectacularAPIView
 from leadengine.accounts.api import UnknownRouteView
 
 urlpatterns = [
+    path("admin/operations/", include("leadengine.operations.urls_admin")),  # before the site, which takes all below it
     path("admin/", admin.site.urls),
     path("", include("leadengine.operations.urls")),
     path("", include("leadengine.accounts.urls_pages")),
@@ -20,6 +21,7 @@ urlpatterns = [
     path("", include("whatsapp.urls_pages")),
     path("", include("whatsapp.api.urls")),
     path("", include("whatsapp.api.urls_ledger")),
+    path("", include("whatsapp.api.urls_turbozap")),
     path("api/schema/", SpectacularAPIView.as_view(), name="api-schema"),
     path("api/<path:path>", UnknownRouteView.as_view(), name="api-unknown"),  # the last one
 ]

@@ -68,8 +68,9 @@ def sidebar(request: HttpRequest) -> list[Item]:
         (
             _("Operations"),
             [
+                {"title": _("Operations"), "icon": "vital_signs", "link": reverse("operations")} if admins else None,
                 _screen("accounts_auditlog", _("Audit log"), "history"),
-                _screen("accounts_tenant", _("Tenants"), "domain") if user.is_superuser else None,
+                *(_platform() if user.is_superuser else ()),
             ],
         ),
     ]
@@ -135,6 +136,15 @@ def icon(_request: HttpRequest) -> str:
 def stylesheet(_request: HttpRequest) -> str:
     """What we add to the theme's looks."""
     return static("leadengine/admin.css")
+
+
+def _platform() -> list[Item]:
+    """What belongs to no tenant."""
+    return [
+        _screen("accounts_tenant", _("Tenants"), "domain"),
+        _screen("operations_emergencycontact", _("Emergency contacts"), "contact_emergency"),
+        _screen("operations_protectedchange", _("Protected changes"), "shield_lock"),
+    ]
 
 
 def _screen(name: str, title: str, icon: str) -> Item:
