@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import Any, overload
 
 from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -30,13 +30,24 @@ class DeskRequest(HttpRequest):
 Page = Callable[..., HttpResponse]
 
 
-def desk(view: Page) -> Callable[..., HttpResponse]:
+@overload
+def desk(view: Page) -> Callable[..., HttpResponse]: ...
+@overload
+def desk(*, scoped: bool) -> Callable[[Page], Callable[..., HttpResponse]]: ...
+def desk(view: Page | None = None, *, scoped: bool = True) -> Any:
     """Let members of a tenant in, in their scope and one transaction; others sign in, or go to the back office.
 
     A fragment without a session is 401: the page shows its login over what is there. A DomainError rolls back and
     becomes the error envelope for scripts, the error page for people.
-    """
 
+    `scoped=False` opens neither scope nor transaction: for a view that calls a broker. It reads inside `user_scope`.
+    """
+    if view is None:
+        return partial(_gate, scoped=scoped)
+    return _gate(view, scoped=True)
+
+
+def _gate(view: Page, *, scoped: bool) -> Callable[..., HttpResponse]:
     @never_cache
     @wraps(view)
     def gate(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
@@ -48,6 +59,9 @@ def desk(view: Page) -> Callable[..., HttpResponse]:
         try:
             with user_scope(user):
                 request.viewer = load_viewer(user)  # type: ignore[attr-defined]
+                if scoped:
+                    response = view(request, *args, **kwargs)
+            if not scoped:
                 response = view(request, *args, **kwargs)
         except DomainError as error:
             response = refuse(request, error)

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from leadengine import metrics
 from leadengine.accounts.scopes import service_scope, tenant_scope
+from leadengine.errors import NotConfigured
 from whatsapp import broker
 from whatsapp.adapters import QrCode, SessionState, get_adapter
 from whatsapp.broker_errors import BrokerError
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 FIRST_SECONDS, NEXT_SECONDS = 60, 20  # what a QR code lives where the broker does not say
 FRESH = timedelta(seconds=5)  # an older one is checked with the broker when it is read
 READ_SECONDS = 3.0
+_SCANNED_SOON = frozenset({WhatsAppSession.Status.QRCODE, WhatsAppSession.Status.CONNECTING})
 _PREFIX = "data:image/png;base64,"
 
 
@@ -70,7 +72,7 @@ def read_qr(*, session_id: UUID, tenant_id: UUID) -> QrShown:
     """
     now = timezone.now()
     session = _viewed(session_id, tenant_id, now)
-    if session is None or session.status != WhatsAppSession.Status.QRCODE:
+    if session is None or session.status not in _SCANNED_SOON:
         return QrShown(False, reason="UNAVAILABLE")
     looked_at = session.last_probe_at
     if looked_at is None or now - looked_at > FRESH or not shown_qr(session, now).available:
@@ -79,7 +81,7 @@ def read_qr(*, session_id: UUID, tenant_id: UUID) -> QrShown:
                 state = look(session, origin=Origin("user"))
                 if state is not None and state.state == "qrcode":
                     fetch_qr(session_id=session_id, tenant_id=tenant_id, state=state)
-        except BrokerError as error:
+        except (BrokerError, NotConfigured) as error:
             log.info("qr_not_checked", session_id=str(session_id), error=error.code)
         with tenant_scope(tenant_id):
             session = WhatsAppSession.objects.for_tenant(tenant_id).get(pk=session_id)
