@@ -19,7 +19,7 @@ class _Noted:
     def __init__(self, what: str) -> None:
         self.what = [what]
 
-    def __call__(self) -> None:
+    def tell(self) -> None:
         for watcher in _watchers:
             watcher(", ".join(dict.fromkeys(self.what)))
 
@@ -36,7 +36,8 @@ def note_change(what: str) -> None:
     A watcher that fails is logged: the change itself is done by then.
     """
     for _savepoints, waiting, _robust in transaction.get_connection().run_on_commit:
-        if isinstance(waiting, _Noted):
-            waiting.what.append(what)
+        noted = getattr(waiting, "__self__", None)
+        if isinstance(noted, _Noted):
+            noted.what.append(what)
             return
-    transaction.on_commit(_Noted(what), robust=True)
+    transaction.on_commit(_Noted(what).tell, robust=True)

@@ -235,7 +235,7 @@ def test_parts_hold_only_their_rows_and_verify(committed_world: World) -> None:
     verify_backup(without)
 
 
-def test_session_p63_to_p66_restore_brings_everything_back(
+def test_session_p63_and_p65_and_p66_restore_brings_everything_back(
     committed_world: World, simulator: SimulatorThread, settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     receive(text_event("um"), text_event("dois"))

@@ -7,21 +7,23 @@ import socket
 import time
 import tomllib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from django.test import Client
+from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from leadengine import health
 from leadengine.accounts.models import Tenant, User
 from leadengine.accounts.scopes import service_scope
 from leadengine.operations import metrics_view
-from leadengine.operations.checks import check_database
+from leadengine.operations.checks import check_backup, check_database
 from leadengine.operations.heartbeat import write_heartbeat
+from leadengine.operations.models import BackupRecord
 from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
@@ -256,3 +258,18 @@ def test_only_reading(committed_world: World) -> None:
 def test_version_is_that_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert project["version"] == health.VERSION
+
+
+def test_session_p60_the_age_of_the_backup_counts_in_production(committed_world: World, settings: Settings) -> None:
+    never = {"lastSuccessAt": None, "lastVerifiedAt": None, "ageSeconds": None}
+    assert check_backup() == {"backup": {"ok": True, **never}}
+    settings.DEVELOPMENT = False
+    assert check_backup() == {"backup": {"ok": False, **never}}
+    row = BackupRecord.objects.create(kind="daily", path="/b/1", bytes=1, verified_at=timezone.now())
+    told = check_backup()["backup"]
+    assert (told["ok"], told["ageSeconds"] < 5, told["lastVerifiedAt"][-1]) == (True, True, "Z")
+    BackupRecord.objects.filter(pk=row.pk).update(created_at=timezone.now() - timedelta(hours=27))
+    told = check_backup()["backup"]
+    assert (told["ok"], told["ageSeconds"] > 97_000) == (False, True)
+    settings.DEVELOPMENT = True
+    assert check_backup()["backup"]["ok"]

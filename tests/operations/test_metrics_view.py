@@ -18,6 +18,7 @@ from leadengine import metrics
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.celery import MAINTENANCE, app
 from leadengine.operations.heartbeat import write_heartbeat
+from leadengine.operations.models import BackupRecord
 from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
@@ -25,6 +26,7 @@ from tests.operations.conftest import ROOT
 from tests.whatsapp.inbound import receive, store, text_event
 from tickets.models import Message
 from whatsapp.models import WebhookEvent, WhatsAppSession
+from whatsapp.services.persistence import saving
 
 pytestmark = [pytest.mark.urls("leadengine.operations.urls"), pytest.mark.usefixtures("fresh")]
 database = pytest.mark.django_db(transaction=True)
@@ -74,7 +76,9 @@ def test_gauges_tell_the_truth(committed_world: World) -> None:
     write_heartbeat(name="worker-1", kind="worker")
     with service_scope("test"), saving():
         WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(desired_state="connected")
-        WhatsAppSession.objects.filter(pk=committed_world.foreign_line.pk).update(status="disconnected")
+        WhatsAppSession.objects.filter(pk=committed_world.foreign_line.pk).update(
+            status="disconnected", desired_state="disconnected"
+        )
     seen = scrape()
     assert (seen["turbozap_instances_active", "ipe"], seen["turbozap_instances_expected", "ipe"]) == (1, 1)
     assert (seen["turbozap_instances_active", "cedro"], seen["turbozap_instances_expected", "cedro"]) == (0, 0)
@@ -182,7 +186,6 @@ django.setup()
 from django.test import RequestFactory
 from leadengine import metrics
 from leadengine.operations.metrics_view import metrics as page
-from whatsapp.services.persistence import saving
 print(int(metrics.totals("whatsapp_webhook_events_total", "result")["accepted"]))
 print(page(RequestFactory().get("/metrics")).content.decode())
 """
@@ -212,3 +215,18 @@ def test_every_reason_exists_before_it_happens() -> None:
     totals = metrics.totals("whatsapp_webhook_events_total", "reason")
     assert {reason for reasons in metrics.REASONS.values() for reason in reasons} <= set(totals)
     assert "_created" not in {s.name[-8:] for f in metrics.everything().collect() for s in f.samples}
+
+
+@database
+def test_session_p60_gauges_tell_of_the_newest_backup(committed_world: World) -> None:
+    prefix = "whatsapp_backup_last_"
+    names = [f"{prefix}{name}" for name in ("success_timestamp_seconds", "verified_timestamp_seconds", "size_bytes")]
+    now = datetime.now(UTC)
+    for hours, size, part in ((30, 5, "whole"), (2, 7, "whole"), (1, 9, "protected")):
+        at = now - timedelta(hours=hours)
+        row = BackupRecord.objects.create(kind="daily", path=f"/b/{hours}", bytes=size, part=part, created_at=at)
+        if hours == 30:
+            BackupRecord.objects.filter(pk=row.pk).update(verified_at=now)
+    seen = scrape()
+    expected = [(now - timedelta(hours=2)).timestamp(), now.timestamp(), 7]
+    assert [seen[name,] for name in names] == pytest.approx(expected, abs=0.01)
