@@ -87,6 +87,9 @@ OUTDATED = Ending(
 LOGGED_OUT = Ending(
     "LOGGED_OUT", Trigger.LOGOUT, "never", "session_expired", "A sessão foi encerrada no aparelho.", _SCAN
 )
+BAD_SESSION = Ending(
+    "BAD_SESSION", Trigger.LOGOUT, "never", "session_expired", "A sessão guardada ficou inválida.", _SCAN
+)
 BROKER_RESET = Ending(
     "BROKER_RESET", Trigger.LOGOUT, "now", "broker_reset", "O serviço do WhatsApp perdeu esta conexão.", _SCAN
 )
@@ -119,9 +122,7 @@ _ENDINGS = {
         "REPLACED_BY_OTHER_CLIENT", Trigger.FAIL, "never", "session_conflict", "Outro cliente assumiu esta sessão.",
         "Encerre o outro cliente e conecte de novo.",
     ),
-    500: Ending(
-        "BAD_SESSION", Trigger.LOGOUT, "never", "session_expired", "A sessão guardada ficou inválida.", _SCAN
-    ),
+    500: BAD_SESSION,
     503: LINK_LOST,
     515: Ending("RESTART_REQUIRED", Trigger.DROP, "now", None, "O WhatsApp pediu para reiniciar a ligação.", _WAIT),
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -133,7 +134,9 @@ def _look_through(sessions: list[WhatsAppSession], tick: Tick) -> None:
     listed = {state.instance: state for state in get_adapter().list_own(instances={wire_name(one) for one in sessions})}
     for session in sessions:
         state = listed.get(wire_name(session))
-        if state is not None and state.connected:
+        if state is None or not state.connected:
+            continue
+        with _alone(session):
             observe(
                 session_id=session.pk, tenant_id=session.tenant_id, state=state, began=began, origin=tick.origin,
                 now=timezone.now(),
@@ -141,16 +144,25 @@ def _look_through(sessions: list[WhatsAppSession], tick: Tick) -> None:
 
 
 def _look_at(session: WhatsAppSession, tick: Tick, *, contradicted: bool = False) -> None:
-    """One session: its wish, its state at the broker, and an attempt when one is due. Never raises for a broker."""
-    try:
+    """One session: its wish, its state at the broker, and an attempt when one is due."""
+    with _alone(session):
         if session.pending_wish in {Wish.LOGOUT, Wish.WIPE, Wish.DELETE}:
             converge(session_id=session.pk, origin=tick.origin)
-            return
-        _follow(session, tick, contradicted)
+        else:
+            _follow(session, tick, contradicted)
+
+
+@contextmanager
+def _alone(session: WhatsAppSession) -> Iterator[None]:
+    """What goes wrong with one session is logged and stops no other."""
+    try:
+        yield
     except (BrokerError, NotConfigured) as error:
         log.info("session_not_synced", session_id=str(session.pk), error=error.code)
     except PersistenceUnavailable:
         log.warning("session_not_saved", session_id=str(session.pk))
+    except Exception:
+        log.exception("session_sync_broken", session_id=str(session.pk))
 
 
 def _follow(session: WhatsAppSession, tick: Tick, contradicted: bool) -> None:
@@ -166,8 +178,15 @@ def _follow(session: WhatsAppSession, tick: Tick, contradicted: bool) -> None:
         _lost_by_broker(now_row, tick)
     elif state.state == "qrcode" and now_row.status == Status.QRCODE and _wants_qr(now_row):
         fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+    elif _has_bad_keys(now_row) and state.state == "closed" and may_reconnect(now_row, tick.maintenance):
+        get_adapter().wipe(instance=wire_name(now_row))  # only without them does it show a new QR code
     elif now_row.status != Status.CONNECTED:
         _attempt(now_row, tick)
+
+
+def _has_bad_keys(session: WhatsAppSession) -> bool:
+    """The broker reported a bad session (code 500), which it would go on trying with."""
+    return session.status == Status.LOGGED_OUT and (session.last_error or {}).get("code") == states.BAD_SESSION.code
 
 
 def _wants_qr(session: WhatsAppSession) -> bool:
