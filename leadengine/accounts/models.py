@@ -150,13 +150,15 @@ class User(AbstractBaseUser):
 class ApiKey(models.Model):
     """A key that acts for one user in one tenant, never for more than that user may do today.
 
-    Only the SHA-256 is kept. LOGIN keys are what POST /api/auth/login hands out.
+    Only the SHA-256 is kept. LOGIN keys are what POST /api/auth/login hands out. An INSTANCE key is for one
+    connection, `session_id`, and sees and does nothing else.
     """
 
     class Kind(models.TextChoices):
         TENANT = "TENANT"
         USER = "USER"
         LOGIN = "LOGIN"
+        INSTANCE = "INSTANCE"
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     tenant = models.ForeignKey(Tenant, on_delete=models.PROTECT, related_name="+")
@@ -166,6 +168,7 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=8)
     sha256 = models.CharField(max_length=64)
     scopes = ArrayField(models.CharField(max_length=40), default=list, blank=True)
+    session_id = models.UUIDField(null=True, blank=True, editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -174,7 +177,14 @@ class ApiKey(models.Model):
     class Meta:
         verbose_name = _("API key")
         verbose_name_plural = _("API keys")
-        constraints: ClassVar = [models.UniqueConstraint(fields=["sha256"], name="api_key_hash_unique")]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["sha256"], name="api_key_hash_unique"),
+            models.CheckConstraint(
+                condition=models.Q(kind="INSTANCE", session_id__isnull=False)
+                | (~models.Q(kind="INSTANCE") & models.Q(session_id__isnull=True)),
+                name="api_key_instance_has_a_session",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"

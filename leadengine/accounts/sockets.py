@@ -20,12 +20,15 @@ _engine = import_module(settings.SESSION_ENGINE)
 
 
 def identify(scope: dict[str, Any]) -> Caller | None:
-    """The caller of a handshake; None when nobody, a foreign Origin, or a person without tenant."""
+    """The caller of a handshake; None when nobody, a foreign Origin, or a person without tenant.
+
+    A key of one connection is nobody here: the events of a socket are those of a person.
+    """
     headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
     key = token_of(headers.get("x-api-key"), headers.get("authorization"))
     if key is not None:
         found = find_key_owner(key=key)
-        return _caller(found[0], api_key_id=found[1].pk) if found else None
+        return _caller(found[0], api_key_id=found[1].pk) if found and found[1].session_id is None else None
     if headers.get("origin") not in settings.REALTIME_ALLOWED_ORIGINS and not _own_origin(headers):
         return None
     request = HttpRequest()

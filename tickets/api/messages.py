@@ -145,7 +145,7 @@ class SendView(TicketAPIView):
     def line(self, reference: str) -> Line:
         """A session by any of its names. Raises: NotFound."""
         line = get_transport(CHANNEL).line(reference)
-        if line is None:
+        if line is None or self.only_session not in {None, line.id}:
             raise NotFound("Conexão não encontrada.")
         return line
 

@@ -6,9 +6,12 @@ from typing import ClassVar
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
+from rest_framework import exceptions
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 from leadengine.accounts.api import ScopedAPIView
+from leadengine.accounts.permissions import Role
 from whatsapp.adapters import get_adapter
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.acting import Outcome, carry_out
@@ -34,9 +37,18 @@ class SessionAPIView(ScopedAPIView):
         """The caller, for wishes and the history."""
         return Asker(self.user, self.scope, self.source)
 
+    def serves_one_session(self) -> bool:
+        """A key of one connection may read lists, which hold that one only, and call what names a connection."""
+        return bool(self.kwargs) or self.request.method in SAFE_METHODS
+
     def visible(self) -> QuerySet[WhatsAppSession]:
-        """The caller's own connections; supervisors see all of the tenant. To be read inside `self.scope()`."""
+        """The caller's own connections; supervisors see all of the tenant. To be read inside `self.scope()`.
+
+        A key of one connection sees that one.
+        """
         rows: QuerySet[WhatsAppSession] = self.of_tenant(WhatsAppSession.objects.filter(deleted_at__isnull=True))
+        if self.only_session is not None:
+            rows = rows.filter(pk=self.only_session)
         return rows if self.may("sessions:read") else rows.filter(owner=self.user)
 
     def find(self, word: str) -> WhatsAppSession:
@@ -51,6 +63,16 @@ class SessionAPIView(ScopedAPIView):
         if session is None:
             raise InstanceNotFound
         return session
+
+    @property
+    def is_admin(self) -> bool:
+        """Whether the caller administers the tenant, or the platform."""
+        return self.user.role == Role.ADMIN or self.user.is_superuser
+
+    def require_own(self, session: WhatsAppSession) -> None:
+        """What ends a connection for good is for its owner and for admins. Raises: PermissionDenied."""
+        if session.owner_id != self.user.pk and not self.is_admin:
+            raise exceptions.PermissionDenied
 
     def carry_out(self, session: WhatsAppSession) -> Outcome:
         """Do at the broker what was just wished, as far as it answers in time."""

@@ -10,7 +10,7 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from leadengine.accounts.api import describe
+from leadengine.accounts.api import ScopedAPIView, describe
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.errors import NotFound, ValidationFailed
 from leads.models import Contact
@@ -30,7 +30,7 @@ class ToContactBody(SendBody):
     to: str | None = None
 
 
-class _Door(SendView):
+class TellsQueueMissing(ScopedAPIView):
     """A door that may have to open a ticket: without an active queue it tells the supervisors, too (D22)."""
 
     permissions: ClassVar = {"POST": "messages:send"}
@@ -46,7 +46,11 @@ class _Door(SendView):
         return super().handle_exception(exc)
 
 
-class InstanceDoor(_Door):
+class InstanceDoor(TellsQueueMissing, SendView):
+    def serves_one_session(self) -> bool:
+        """`line` gives a key of one connection no other."""
+        return True
+
     @describe(AcceptedShape, body=ToNumberBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, instance_id: str) -> Response:
         """Accept a message to a number, into its open ticket on this instance or a new one."""
@@ -58,7 +62,7 @@ class InstanceDoor(_Door):
         return accepted(queue_to_number(line=line, to=body.to, wish=wish, now=timezone.now()))
 
 
-class ContactDoor(_Door):
+class ContactDoor(TellsQueueMissing, SendView):
     @describe(AcceptedShape, body=ToContactBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, contact_id: UUID) -> Response:
         """Accept a message to a contact, into their open ticket on the instance or a new one."""

@@ -17,7 +17,7 @@ from leadengine import metrics
 from leadengine.accounts.authentication import token_of
 from leadengine.envelope import error_body
 from leadengine.errors import DomainError
-from leadengine.redis import UNAVAILABLE, client
+from leadengine.limiting import count_in_minute
 from leadengine.slim import AsyncAPIView, BodyTooLarge, SlimRequest
 from leadengine.wake import wake
 from whatsapp.adapters import get_adapter
@@ -191,7 +191,8 @@ async def _keep_rejected(request: SlimRequest, raw: bytes, reason: str, received
 
 async def _refuse(request: SlimRequest, error: Refused) -> HttpResponse:
     """Answer 401, or 429 once the address was refused too often within a minute."""
-    wait = await asyncio.to_thread(_seconds_to_wait, request.peer)
+    most = settings.WHATSAPP_WEBHOOK_UNAUTH_PER_MINUTE
+    wait = await asyncio.to_thread(count_in_minute, "webhook:refused", request.peer, most=most)
     if wait:
         error = RateLimited("rate_limited")
     metrics.webhook_events.labels(result="rejected", reason=error.reason, payload_type="none").inc()
@@ -200,29 +201,6 @@ async def _refuse(request: SlimRequest, error: Refused) -> HttpResponse:
     if wait:
         response["Retry-After"] = str(wait)
     return response
-
-
-_refusals: dict[str, int] = {}
-
-
-def _seconds_to_wait(address: str) -> int:
-    """Count a refusal of an address; seconds until the next minute when it had too many in this one, else 0.
-
-    Shared through Redis; each process counts alone while Redis is away.
-    """
-    minute = int(time.time() // 60)
-    key = f"webhook:refused:{address}:{minute}"
-    try:
-        with client().pipeline() as pipe:
-            pipe.incr(key)
-            pipe.expire(key, 90)
-            count = int(pipe.execute()[0])
-    except UNAVAILABLE:
-        for old in [name for name in _refusals if not name.endswith(f":{minute}")]:
-            del _refusals[old]
-        count = _refusals[key] = _refusals.get(key, 0) + 1
-    over = count > settings.WHATSAPP_WEBHOOK_UNAUTH_PER_MINUTE
-    return max(1, int((minute + 1) * 60 - time.time())) if over else 0
 
 
 def _refusal(

@@ -90,6 +90,8 @@ class ScopedAPIView(APIView):
         super().check_permissions(request)
         if request.user.is_authenticated and request.user.tenant and not request.user.tenant.is_active:
             raise exceptions.NotAuthenticated
+        if self.only_session is not None and not self.serves_one_session():
+            raise exceptions.PermissionDenied
         permission = self.permissions.get("GET" if request.method == "HEAD" else request.method or "")
         if permission and not self.may(permission):
             raise exceptions.PermissionDenied
@@ -112,6 +114,15 @@ class ScopedAPIView(APIView):
     def api_key(self) -> ApiKey | None:
         """The key that the caller sent; None for the browser's session."""
         return self.request.auth if isinstance(self.request.auth, ApiKey) else None
+
+    @property
+    def only_session(self) -> UUID | None:
+        """The one connection that the caller's key is for; None for callers who are not bound to one."""
+        return self.api_key.session_id if self.api_key is not None else None
+
+    def serves_one_session(self) -> bool:
+        """Whether this call is for keys of one connection, too: where it can show and touch nothing but that one."""
+        return False
 
     @property
     def tenant_id(self) -> UUID | None:
