@@ -58,7 +58,7 @@ class DatabaseCollector(Collector):
 def _read() -> list[Metric]:
     families: list[Metric] = [_journal()]
     up = dict.fromkeys([*_COLLECTORS, "queues", "engine"], False)
-    depths = _engine_depths()  # before the transaction: nobody should wait for Redis inside one
+    depths = engine_depths()  # before the transaction: nobody should wait for Redis inside one
     up["engine"] = depths is not None
     try:
         with service_scope("metrics"), connection.cursor() as cursor:
@@ -83,7 +83,7 @@ def _journal() -> Metric:
     return _gauge("whatsapp_persistence_journal_pending", "Lines of the journal not yet replayed", rows=rows)
 
 
-def _engine_depths() -> dict[str, int] | None:
+def engine_depths() -> dict[str, int] | None:
     """How many messages lie in each queue of the engine; None when it is away."""
     try:
         with app.connection_for_read() as engine, engine.channel() as channel:

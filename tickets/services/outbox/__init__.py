@@ -10,6 +10,7 @@ from tickets.services.outbox.accepting import (
 )
 from tickets.services.outbox.actions import cancel_message, dismiss_message, resend_message
 from tickets.services.outbox.checking import Wish
+from tickets.services.outbox.purging import purge_outbox
 from tickets.services.outbox.sending import send_due, stopping
 from tickets.services.outbox.sweeping import sweep_outbox
 from tickets.services.outbox.waking import move_queued, release_held, sender_key, wake_sender, wake_session
@@ -20,9 +21,10 @@ __all__ = [
     "cancel_message",
     "choose_key",
     "dismiss_message",
-    "move_queued",
     "find_ticket",
     "line_of_session",
+    "move_queued",
+    "purge_outbox",
     "queue_message",
     "queue_to_contact",
     "release_held",

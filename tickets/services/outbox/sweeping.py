@@ -57,7 +57,7 @@ def sweep_outbox(*, now: datetime) -> int:
 def _end_lost(now: datetime) -> None:
     """SENDING past its lease: its worker is gone, and the message may have left."""
     sets, rule = "status = 'UNCONFIRMED', error = %s", "m.status = 'SENDING' AND m.lease_until < %s"
-    for row in _change(sets, rule, [dumps(WORKER_LOST), now]):
+    for row in change_rows(sets, rule, [dumps(WORKER_LOST), now]):
         save_attempt(
             tenant_id=row.place.tenant_id, message_id=row.place.message_id, number=row.attempts,
             claim_token=row.claim_token, claimed_at=row.claimed_at, finished_at=now, outcome="UNCONFIRMED",
@@ -76,7 +76,7 @@ def _end_expired(now: datetime) -> None:
     rule = "m.status = 'QUEUED' AND coalesce(m.received_at, m.created_at) < %s"
     oldest = now - timedelta(seconds=settings.OUTBOUND_MAX_AGE_SECONDS)
     transport = get_transport(CHANNEL)
-    for row in _change(sets, rule, [now, dumps(expired(None)), oldest]):
+    for row in change_rows(sets, rule, [now, dumps(expired(None)), oldest]):
         changes = {"status": "FAILED", "failed_at": now, "wait_reason": None, "not_before": None, "error": row.error}
         announce_change(place=row.place, version=row.version, changes=changes, now=now)
         metrics.count(metrics.outbound.labels(origin=row.source, type=row.type, status="failed"))
@@ -98,7 +98,8 @@ class _Swept:
     session_id: UUID
 
 
-def _change(sets: str, rule: str, parameters: list[Any]) -> list[_Swept]:
+def change_rows(sets: str, rule: str, parameters: list[Any]) -> list[_Swept]:
+    """Change all rows `m` that fit a rule; what is needed to tell of each. Both are ours, never a caller's words."""
     with connection.cursor() as cursor:
         cursor.execute(_CHANGED.format(sets=sets, rule=rule), parameters)
         return [
