@@ -131,8 +131,15 @@ def _refresh(session: WhatsAppSession, state: SessionState, news: dict[str, Any]
         return None
     if state.risk_paused is False and session.risk_paused:
         return release(now)
-    if session.strikes:
-        news["strikes"] = 0
+    if (
+        session.strikes
+        and session.last_ack_at
+        and session.last_probe_at
+        and session.last_ack_at > session.last_probe_at
+    ):
+        news["strikes"] = 0  # something went through since
+    if "phone_number" in news:
+        return _without_double(session, Change("evidence", news), news["phone_number"], now)
     return Change("evidence", news) if news else None
 
 
