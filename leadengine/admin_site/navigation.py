@@ -142,6 +142,8 @@ def _platform() -> list[Item]:
     """What belongs to no tenant."""
     return [
         _screen("accounts_tenant", _("Tenants"), "domain"),
+        _screen("operations_backuprecord", _("Backups"), "backup"),
+        _screen("operations_configsnapshot", _("Configuration"), "settings_backup_restore"),
         _screen("operations_emergencycontact", _("Emergency contacts"), "contact_emergency"),
         _screen("operations_protectedchange", _("Protected changes"), "shield_lock"),
     ]

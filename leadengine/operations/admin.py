@@ -1,4 +1,4 @@
-"""Back office of the platform: whom to call and what was changed in protected files. Superusers only."""
+"""Back office of the platform: contacts, changes of protected files, backups, configuration. Superusers only."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from leadengine.admin_site.base import BackOfficeAdmin, paired
-from leadengine.admin_site.display import EMPTY, chip, column
+from leadengine.admin_site.display import EMPTY, chip, column, moment, pretty, when
+from leadengine.admin_site.filters import choices_of
 from leadengine.admin_site.site import person
-from leadengine.operations.models import EmergencyContact, ProtectedChange
+from leadengine.operations.models import BackupRecord, ConfigSnapshot, EmergencyContact, ProtectedChange
 from leadengine.operations.platform import add_protected_change, save_contact
 from leadengine.operations.protection import ACTIVE
+from leadengine.operations.snapshots import compare
 
 
 class PlatformAdmin(BackOfficeAdmin):
@@ -73,3 +77,87 @@ class ProtectedChangeAdmin(PlatformAdmin):
     @column(_("status"))
     def state(self, change: ProtectedChange) -> Any:
         return chip("good" if change.status == ACTIVE else "calm", change.status)
+
+
+@admin.register(BackupRecord)
+class BackupRecordAdmin(PlatformAdmin):
+    """What was backed up, and whether it was proved that it can be restored. Nothing is made here."""
+
+    newest = ("-created_at",)
+    list_display = ("label", "kind", "part", "state", "made", "size", "locked")
+    list_filter = (choices_of("kind", _("kind"), BackupRecord.Kind.choices),)
+    fieldsets = (
+        (
+            None,
+            {"fields": (*paired("label", "state", "kind", "part", "made", "verified", "size", "locked"), "trouble")},
+        ),
+        (_("Content"), {"fields": (*paired("path", "sha256"), "contents")}),
+    )
+    labels = {"sha256": _("checksum")}
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows = super().get_queryset(request)
+        return (
+            rows if request.resolver_match and "object_id" in request.resolver_match.kwargs else rows.defer("manifest")
+        )
+
+    @column(_("file"))
+    def label(self, backup: BackupRecord) -> str:
+        return str(backup)
+
+    @column(_("status"))
+    def state(self, backup: BackupRecord) -> SafeString:
+        if backup.deleted_at:
+            return chip("calm", _("removed"))
+        if backup.verify_error:
+            return chip("bad", _("not good"), backup.verify_error)
+        return chip("good", _("verified")) if backup.verified_at else chip("info", _("not verified yet"))
+
+    @column(_("created"))
+    def made(self, backup: BackupRecord) -> Any:
+        return when(backup.created_at)
+
+    @column(_("verified"))
+    def verified(self, backup: BackupRecord) -> Any:
+        return moment(backup.verified_at)
+
+    @column(_("size"))
+    def size(self, backup: BackupRecord) -> str:
+        return filesizeformat(backup.bytes)
+
+    @column(_("encrypted"))
+    def locked(self, backup: BackupRecord) -> Any:
+        return _("yes") if backup.encrypted else _("no")
+
+    @column(_("error"))
+    def trouble(self, backup: BackupRecord) -> str:
+        return backup.verify_error or EMPTY
+
+    @column(_("manifest"))
+    def contents(self, backup: BackupRecord) -> SafeString:
+        return pretty(backup.manifest)
+
+
+@admin.register(ConfigSnapshot)
+class ConfigSnapshotAdmin(PlatformAdmin):
+    """Versions of the configuration, each with what differs from the one before it."""
+
+    newest = ("-version",)
+    list_display = ("version", "taken", "reason")
+    fieldsets = ((None, {"fields": (*paired("version", "taken"), "reason", "difference", "content")}),)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer("data")  # large; a row's own page loads it
+
+    @column(_("taken"))
+    def taken(self, snapshot: ConfigSnapshot) -> Any:
+        return moment(snapshot.taken_at)
+
+    @column(_("since the version before"))
+    def difference(self, snapshot: ConfigSnapshot) -> SafeString:
+        before = ConfigSnapshot.objects.filter(version__lt=snapshot.version).order_by("-version").first()
+        return pretty(compare(before.data, snapshot.data)) if before else SafeString(EMPTY)
+
+    @column(_("content"))
+    def content(self, snapshot: ConfigSnapshot) -> SafeString:
+        return pretty(snapshot.data)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import transaction
+from django.test import Client
 from django.utils import timezone
 from pytest_django.fixtures import Settings
 
@@ -17,7 +18,7 @@ from leadengine.accounts import changes
 from leadengine.accounts.models import Tenant
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.operations import snapshots
-from leadengine.operations.models import ConfigSnapshot
+from leadengine.operations.models import BackupRecord, ConfigSnapshot
 from leadengine.operations.snapshots import take_snapshot
 from tests.conftest import World
 from tests.operations.conftest import ROOT
@@ -146,3 +147,27 @@ def test_session_p62_a_snapshot_is_restored(committed_world: World, settings: Se
     told = [(one["path"].split(".")[0], one["after"]) for one in command("config_diff", "1", str(done["version"]))]
     assert ("settings", 10) in told
     assert not [part for part, _ in told if part in {"sessions", "tenants"}]
+
+
+def test_versions_and_backups_have_screens_for_superusers(committed_world: World) -> None:
+    take_snapshot(reason="first")
+    rename(committed_world, "Loja 2")
+    row = BackupRecord.objects.create(
+        kind="daily", path="/backups/leadengine_daily_1.dump", bytes=2048, manifest={"tables": {"x": 7}},
+        verify_error="checksum",
+    )  # fmt: skip
+    client = Client()
+    client.force_login(committed_world.superuser)
+    said = {"backuprecord": row.path.rpartition("/")[2], "configsnapshot": "session settings"}
+    for name, words in said.items():
+        page = client.get(f"/admin/operations/{name}/")
+        assert (page.status_code, words in page.content.decode()) == (200, True), name
+        assert client.get(f"/admin/operations/{name}/add/").status_code == 403
+    page = client.get(f"/admin/operations/backuprecord/{row.pk}/change/").content.decode()
+    assert "checksum" in page
+    assert "&quot;x&quot;: 7" in page
+    page = client.get("/admin/operations/configsnapshot/2/change/").content.decode()
+    assert f"sessions.{committed_world.line.pk}.name" in page
+    for user in (committed_world.admin, committed_world.supervisor):
+        client.force_login(user)
+        assert {client.get(f"/admin/operations/{name}/").status_code for name in said} == {403}
