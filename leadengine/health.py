@@ -175,9 +175,14 @@ def ready(_request: HttpRequest) -> JsonResponse:
     return JsonResponse({"ready": True})
 
 
+def seconds_up() -> float:
+    """How long this process has been running."""
+    return round(time.monotonic() - _began, 1)
+
+
 def _about(uptime: str) -> Facts:
     return {
         "version": VERSION,
-        uptime: round(time.monotonic() - _began, 1),
+        uptime: seconds_up(),
         "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     }

@@ -8,11 +8,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from leadengine.accounts.api.schema import Shape
+from pydantic import RootModel
+
+from leadengine.accounts.api.schema import ListMeta, Shape
 from tickets.services.shapes import iso
-from whatsapp.adapters import get_adapter
-from whatsapp.models import WebhookEvent, WebhookItem, WhatsAppSession
+from whatsapp.adapters import SessionState, get_adapter
+from whatsapp.models import SessionEvent, WebhookEvent, WebhookItem, WhatsAppSession
 from whatsapp.services.lines import evidence_of
+from whatsapp.services.sessions.qr import QrShown
+from whatsapp.services.sessions.states import REFUSED_BY_BROKER
 
 _Status = WhatsAppSession.Status
 # Native state, what people read, and the colour it has (spec/sessions.md section 2).
@@ -42,8 +46,11 @@ class LineShape(Shape):
 
 
 class StatusInfoShape(Shape):
+    """`unexpected` stands there, true, on a connection that the broker opened and nobody wants."""
+
     label: str
     variant: str
+    unexpected: bool | None = None
 
 
 class EvidenceShape(Shape):
@@ -63,7 +70,7 @@ class ReconnectShape(Shape):
 
 
 class InstanceShape(Shape):
-    """`fields=basic` leaves out what is null here by default."""
+    """`fields=basic` leaves out what is null here by default. `pending`: a wish that the broker has still to do."""
 
     id: UUID
     instance_id: str
@@ -73,6 +80,7 @@ class InstanceShape(Shape):
     status: str
     connected: bool
     status_info: StatusInfoShape
+    pending: bool
     phone_number: str | None
     version: int
     desired_state: str | None = None
@@ -91,6 +99,91 @@ class InstanceShape(Shape):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     last_activity: datetime | None = None
+
+
+class UnclaimedShape(Shape):
+    """An instance at the broker that no connection of ours names."""
+
+    broker_id: str
+    status: str
+    connected: bool
+    phone_number: str | None
+    profile_name: str | None
+
+
+class ListedInstanceShape(RootModel[InstanceShape | UnclaimedShape]):
+    """`UnclaimedShape` only where `unclaimed=1` asked for them."""
+
+
+class WarningShape(Shape):
+    """What a refresh could not do; `instanceId` null: with any of them."""
+
+    code: str
+    message: str
+    instance_id: str | None
+
+
+class InstanceListMeta(ListMeta):
+    """`synced`: the list was compared with the broker for this answer; a broker that is away sets `refreshFailed`."""
+
+    synced: bool
+    refresh_failed: bool
+    warnings: list[WarningShape]
+
+
+class QrShape(Shape):
+    """`qrCode` is a PNG data URL, `raw` the string in it; `reason` (UNAVAILABLE, EXPIRED) says why there is none."""
+
+    available: bool
+    qr_code: str | None
+    raw: str | None
+    qr_expires_at: datetime | None
+    reason: str | None
+
+
+class InstanceStatusShape(Shape):
+    """`stale`: the broker has not confirmed this lately."""
+
+    connected: bool
+    status: str
+    status_info: StatusInfoShape
+    qr: QrShape
+    stale: bool
+    instance: InstanceShape
+
+
+class PairShape(Shape):
+    """`pairingCode` is null where the line is open already, and where a refresh renewed the QR code instead."""
+
+    pairing_code: str | None
+    connected: bool
+    instance: InstanceShape
+
+
+class DisconnectShape(Shape):
+    disconnected: bool
+    pending: bool
+    instance: InstanceShape
+
+
+class DeletedShape(Shape):
+    """`brokerStatus` is deleted, not_found or pending."""
+
+    id: UUID
+    deleted_at: datetime
+    broker_status: str
+
+
+class SessionEventShape(Shape):
+    """`source` is user, sync, sse, recovery, admin or api; the first status of a connection follows an empty one."""
+
+    id: UUID
+    old_status: str
+    new_status: str
+    reason: str
+    source: str
+    actor_id: UUID | None
+    at: datetime
 
 
 class WebhookEventShape(Shape):
@@ -142,6 +235,7 @@ def line_json(session: WhatsAppSession) -> dict[str, Any]:
 def instance_json(session: WhatsAppSession, *, full: bool, now: datetime) -> dict[str, Any]:
     """A connection, for its owner and supervisors."""
     status, label, variant = _state_of(session)
+    unexpected = is_unexpected(session)
     shown: dict[str, Any] = {
         "id": str(session.pk),
         "instanceId": session.connection_id,
@@ -150,11 +244,61 @@ def instance_json(session: WhatsAppSession, *, full: bool, now: datetime) -> dic
         "ownerId": str(session.owner_id),
         "status": status,
         "connected": session.connected,
-        "statusInfo": {"label": label, "variant": variant},
+        "statusInfo": {"label": label, "variant": variant, **({"unexpected": True} if unexpected else {})},
+        "pending": session.pending_wish is not None,
         "phoneNumber": session.phone_number,
         "version": session.version,
     }
     return shown | _rest_of(session, now) if full else shown
+
+
+def status_json(session: WhatsAppSession, shown: QrShown, *, stale: bool, now: datetime) -> dict[str, Any]:
+    """How a connection is, and what may be scanned; `stale` when the broker could not be asked just now."""
+    instance = instance_json(session, full=True, now=now)
+    instance["evidence"]["stale"] |= stale
+    return {
+        "connected": session.connected,
+        "status": instance["status"],
+        "statusInfo": instance["statusInfo"],
+        "qr": {
+            "available": shown.available,
+            "qrCode": shown.picture,
+            "raw": shown.raw,
+            "qrExpiresAt": iso(shown.expires_at),
+            "reason": shown.reason,
+        },
+        "stale": instance["evidence"]["stale"],
+        "instance": instance,
+    }
+
+
+def session_event_json(event: SessionEvent) -> dict[str, Any]:
+    """A line of a connection's history."""
+    return {
+        "id": str(event.pk),
+        "oldStatus": event.old_status,
+        "newStatus": event.new_status,
+        "reason": event.reason,
+        "source": event.source,
+        "actorId": str(event.actor_id) if event.actor_id else None,
+        "at": iso(event.at),
+    }
+
+
+def unclaimed_json(state: SessionState) -> dict[str, Any]:
+    """An instance that we do not know, in the broker's own words."""
+    return {
+        "brokerId": state.instance,
+        "status": state.state,
+        "connected": state.connected,
+        "phoneNumber": state.phone,
+        "profileName": state.profile_name,
+    }
+
+
+def is_unexpected(session: WhatsAppSession) -> bool:
+    """Whether the broker opened a connection that nobody wants (spec/sessions.md section 2)."""
+    return session.connected and session.desired_state != "connected"
 
 
 def event_json(event: WebhookEvent) -> dict[str, Any]:
@@ -185,6 +329,10 @@ def event_detail_json(event: WebhookEvent, *, with_body: bool) -> dict[str, Any]
 
 
 def _state_of(session: WhatsAppSession) -> tuple[str, str, str]:
+    if is_unexpected(session):
+        return "connected", "Conectada sem pedido", "warning"
+    if session.status == _Status.ERROR and (session.last_error or {}).get("code") == REFUSED_BY_BROKER.code:
+        return "failed", "Criação recusada", "danger"
     if session.status == _Status.CONNECTING and session.reconnect_started_at:
         return "reconnecting", "Reconectando", "warning"
     if session.status == _Status.CONNECTING and session.broker_confirmed_at is None:

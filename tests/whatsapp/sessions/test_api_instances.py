@@ -1,0 +1,424 @@
+"""REST of connections, native: made, read, changed and ended, with the broker there and away."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client, override_settings
+from django.utils import timezone
+from pydantic import BaseModel, TypeAdapter
+
+from leadengine.accounts.models import AuditLog, Tenant, User
+from leadengine.accounts.scopes import service_scope
+from leadengine.redis import client as redis
+from tests.api import by_cookie, by_key, refused, send
+from tests.conftest import World
+from tests.outbound import Broker, at_once, until
+from tests.whatsapp.sessions.conftest import fresh, make, sync
+from tests.whatsapp.sessions.steps import at_broker, becomes, connected, creations, scan, set_columns
+from whatsapp.models import WhatsAppSession
+from whatsapp.serializers import (
+    DeletedShape,
+    DisconnectShape,
+    InstanceListMeta,
+    InstanceShape,
+    InstanceStatusShape,
+    PairShape,
+    SessionEventShape,
+    UnclaimedShape,
+)
+
+pytestmark = pytest.mark.django_db(transaction=True)
+HERE = "/api/integrations/whatsapp"
+INSTANCES = f"{HERE}/instances"
+AWAY = "http://127.0.0.1:9"  # nobody listens there
+
+
+def fits(shape: type[BaseModel], data: Any) -> Any:
+    kind: Any = list[shape] if isinstance(data, list) else shape  # type: ignore[valid-type]
+    TypeAdapter(kind).validate_json(json.dumps(data))
+    return data
+
+
+def create(client: Client, *, key: str | None = None, **body: Any) -> tuple[int, Any]:
+    headers = {"Idempotency-Key": key} if key else {}
+    response = client.post(INSTANCES, json.dumps(body), content_type="application/json", headers=headers)
+    return response.status_code, response.json()
+
+
+def data_of(answer: tuple[int, Any], code: int = 200) -> Any:
+    assert answer[0] == code, answer
+    return answer[1]["data"]
+
+
+def rows() -> list[WhatsAppSession]:
+    with service_scope("test"):
+        return list(WhatsAppSession.objects.filter(deleted_at=None).order_by("created_at"))
+
+
+# --- Making one ------------------------------------------------------------------------------------------------
+
+
+def test_created_with_what_was_asked_and_shown_to_its_owner(house: World, broker: Broker) -> None:
+    client = by_cookie(house.agent)
+    made = fits(InstanceShape, data_of(create(client, name="  Loja Centro  "), 201))
+    assert (made["name"], made["instanceId"], made["ownerId"]) == ("Loja Centro", "loja-centro", str(house.agent.pk))
+    assert made["brokerId"] == f"le-ipe-{made['id'][:8]}"
+    until(lambda: [sync(), data_of(send(client, "get", f"{INSTANCES}/loja-centro"))["status"] == "qr_required"][1])
+    assert data_of(create(client, name="Balcão", id="balcao_2"), 201)["instanceId"] == "balcao_2"
+    quiet = data_of(create(client, name="Depois", autoConnect=False), 201)
+    assert (quiet["status"], quiet["desiredState"], quiet["pending"]) == ("disconnected", "disconnected", False)
+    assert creations(broker) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "name"), ({"name": "  "}, "name"), ({"name": "x" * 81}, "name"), ({"name": 1}, "name"),
+        ({"name": "x", "id": "a b"}, "id"), ({"name": "x", "id": "qr"}, "id"), ({"name": "x", "colour": 1}, "colour"),
+        ({"name": "x", "ownerId": "me"}, "ownerId"), ({"name": "x", "autoConnect": "yes"}, "autoConnect"),
+        ({"name": "a\0b"}, "name"),
+    ],
+)  # fmt: skip
+def test_a_wrong_wish_is_refused_by_field(house: World, body: dict[str, Any], field: str) -> None:
+    answer = create(by_cookie(house.admin), **body)
+    assert refused(answer) == (400, "VALIDATION_ERROR")
+    assert [one["field"] for one in answer[1]["error"]["details"]["errors"]] == [field]
+    assert rows() == []
+
+
+def test_a_taken_id_or_name_is_refused_with_another(house: World) -> None:
+    client = by_cookie(house.admin)
+    data_of(create(client, name="Loja", id="loja", autoConnect=False), 201)
+    for body in ({"name": "Outra", "id": "loja"}, {"name": "LOJA"}):
+        answer = create(client, **body)
+        assert refused(answer) == (409, "INSTANCE_ALREADY_EXISTS")
+        assert answer[1]["error"]["details"]["suggestedId"].startswith("loja-")
+    # What stands in another tenant is not given away: the id just gets a suffix.
+    other = data_of(create(by_cookie(house.outsider), name="Loja", id="loja", autoConnect=False), 201)
+    assert other["instanceId"].startswith("loja-")
+
+
+def test_session_p04_native_with_the_broker_down_leaves_a_committed_row_and_says_pending(
+    house: World, settings: Any
+) -> None:
+    settings.WHATSAPP_BROKER_URL = AWAY
+    made = fits(InstanceShape, data_of(create(by_key(house.agent), name="Vendas"), 201))
+    assert (made["status"], made["pending"], made["connected"]) == ("pending", True, False)
+    (row,) = rows()
+    assert (str(row.pk), row.desired_state, row.pending_wish) == (made["id"], "connected", "connect")
+
+
+def test_session_p09_an_owner_in_the_body_or_a_header_is_ignored(house: World) -> None:
+    client = by_key(house.agent)
+    body = json.dumps({"name": "Minha", "owner_id": str(house.agent2.pk), "autoConnect": False})
+    response = client.post(
+        INSTANCES, body, content_type="application/json", headers={"x-user-id": str(house.agent2.pk)}
+    )
+    assert response.status_code == 201
+    assert [row.owner_id for row in rows()] == [house.agent.pk]
+
+
+def test_only_admins_create_for_others_and_only_in_their_tenant(house: World) -> None:
+    body = {"name": "Dela", "autoConnect": False, "ownerId": str(house.agent2.pk)}
+    for user in (house.agent, house.supervisor):
+        assert refused(create(by_cookie(user), **body)) == (403, "FORBIDDEN")
+    assert data_of(create(by_cookie(house.admin), **body), 201)["ownerId"] == str(house.agent2.pk)
+    assert data_of(create(by_cookie(house.agent), name="Própria", ownerId=str(house.agent.pk)), 201)
+    foreign = create(by_cookie(house.admin), name="x", ownerId=str(house.outsider.pk))
+    assert refused(foreign) == (400, "VALIDATION_ERROR")
+    root = by_cookie(house.superuser)
+    assert refused(create(root, name="x")) == (400, "VALIDATION_ERROR")  # who belongs to no tenant owns nothing
+    assert data_of(create(root, **{**body, "name": "Da plataforma"}), 201)["ownerId"] == str(house.agent2.pk)
+
+
+def test_where_agents_own_none_only_supervisors_create(house: World) -> None:
+    Tenant.objects.filter(pk=house.ipe.pk).update(settings={"agentsMayOwnSessions": False})
+    assert refused(create(by_cookie(house.agent), name="x")) == (403, "FORBIDDEN")
+    data_of(create(by_cookie(house.supervisor), name="x", autoConnect=False), 201)
+
+
+@override_settings(WHATSAPP_MAX_CONNECTIONS_PER_OWNER=2)
+def test_session_n07_two_creates_at_the_limit_one_201_one_409(house: World, settings: Any) -> None:
+    settings.WHATSAPP_BROKER_URL = AWAY
+    client = by_key(house.agent)
+    data_of(create(client, name="Primeira"), 201)
+    answers = at_once(*[lambda name=name: create(by_key(house.agent), name=name) for name in ("A", "B")])  # type: ignore[misc]
+    assert sorted(status for status, _ in answers) == [201, 409]
+    (no,) = [body for status, body in answers if status == 409]
+    assert no["error"]["code"] == "MAX_CONNECTIONS_REACHED"
+    assert no["error"]["details"] == {"activeConnections": 2, "maxConnections": 2}
+    assert len(rows()) == 2
+
+
+def test_session_n08_the_same_key_and_body_twice_is_one_session(house: World, broker: Broker) -> None:
+    client = by_key(house.admin)
+    first = data_of(create(client, key="k-1", name="Vendas"), 201)
+    again = data_of(create(client, key="k-1", name="Vendas"), 201)
+    assert again["id"] == first["id"]
+    assert (len(rows()), creations(broker)) == (1, 1)
+    assert refused(create(client, key="k-1", name="Outra")) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert refused(create(client, key="k" * 129, name="Outra")) == (400, "VALIDATION_ERROR")
+    answers = at_once(*[lambda: create(by_key(house.admin), key="k-2", name="Duas vezes")] * 2)
+    assert len({data_of(answer, 201)["id"] for answer in answers}) == 1
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------
+
+
+def qr_waiting(owner: User, name: str = "Vendas") -> WhatsAppSession:
+    """A connection whose QR code is stored."""
+    session = make(owner, name)
+    until(lambda: [sync(), fresh(session).qr_code][1])
+    return fresh(session)
+
+
+def test_session_p05_the_database_answers_and_a_valid_qr_is_served_while_the_broker_is_stopped(
+    house: World, settings: Any
+) -> None:
+    session, client = qr_waiting(house.admin), by_cookie(house.admin)
+    settings.WHATSAPP_BROKER_URL = AWAY
+    assert [one["status"] for one in data_of(send(client, "get", INSTANCES))] == ["qr_required"]
+    for address in ("status", "status?refresh=0", "qr"):
+        shown = fits(InstanceStatusShape, data_of(send(client, "get", f"{INSTANCES}/{session.pk}/{address}")))
+        assert (shown["status"], shown["qr"]["available"]) == ("qr_required", True)
+        assert (shown["qr"]["qrCode"], shown["qr"]["raw"]) == (session.qr_code, session.qr_raw)
+        assert shown["stale"] is (address == "status")  # the one that could not ask
+    response = client.get(f"{INSTANCES}/{session.pk}/qr.png")
+    assert (response.status_code, response["Content-Type"], response["Cache-Control"]) == (200, "image/png", "no-store")
+    assert response.content.startswith(b"\x89PNG")
+    set_columns(session.pk, qr_expires_at=timezone.now() - timedelta(seconds=1))
+    shown = data_of(send(client, "get", f"{INSTANCES}/{session.pk}/qr"))["qr"]
+    assert shown == {"available": False, "qrCode": None, "raw": None, "qrExpiresAt": None, "reason": "EXPIRED"}
+    assert client.get(f"{INSTANCES}/{session.pk}/qr.png").status_code == 204
+
+
+def test_session_n06_without_the_broker_connected_stays_connected_and_grows_stale(house: World, settings: Any) -> None:
+    settings.WHATSAPP_BROKER_URL = AWAY
+    client, line = by_key(house.admin), house.line
+    set_columns(line.pk, deleted_at=None, status="connected", desired_state="connected", last_synced_at=timezone.now())
+    events = f"{INSTANCES}/{line.pk}/events"
+    before = data_of(send(client, "get", events))
+    assert data_of(send(client, "get", f"{INSTANCES}/{line.pk}"))["evidence"]["stale"] is False
+    set_columns(line.pk, last_synced_at=timezone.now() - timedelta(seconds=31))
+    sync()
+    for address in (INSTANCES, f"{INSTANCES}?refresh=1", f"{INSTANCES}/{line.pk}", f"{HERE}/lines"):
+        shown = data_of(send(client, "get", address))
+        one = shown[0] if isinstance(shown, list) else shown
+        assert (one["status"], one["connected"]) == ("connected", True)
+        assert one.get("evidence", {"stale": True})["stale"] is True
+    for address in ("status", "qr"):
+        shown = data_of(send(client, "get", f"{INSTANCES}/{line.pk}/{address}"))
+        assert (shown["status"], shown["connected"], shown["stale"]) == ("connected", True, True)
+    assert data_of(send(client, "get", events)) == before
+
+
+def test_status_asks_the_broker_first(house: World, broker: Broker) -> None:
+    session, client = qr_waiting(house.admin), by_cookie(house.admin)
+    scan(broker, session)
+    stored = data_of(send(client, "get", f"{INSTANCES}/{session.pk}/status?refresh=0"))
+    assert (stored["status"], stored["connected"]) == ("qr_required", False)
+    asked = data_of(send(client, "get", f"{INSTANCES}/{session.pk}/status"))
+    assert (asked["status"], asked["connected"], asked["stale"]) == ("connected", True, False)
+    assert asked["qr"]["reason"] == "UNAVAILABLE"
+    assert asked["instance"]["phoneNumber"] is not None
+
+
+def test_list_refreshed_by_force_and_not_too_often(house: World, broker: Broker, settings: Any) -> None:
+    redis().flushdb()
+    session, client = qr_waiting(house.admin), by_cookie(house.supervisor)
+    quiet = send(client, "get", INSTANCES)[1]["meta"]
+    assert fits(InstanceListMeta, quiet) == {
+        "nextCursor": None, "limit": 50, "synced": False, "refreshFailed": False, "warnings": [],
+    }  # fmt: skip
+    scan(broker, session)
+    status, body = send(client, "get", f"{INSTANCES}?refresh=1")
+    assert (status, body["data"][0]["connected"], body["meta"]["synced"]) == (200, True, True)
+    settings.WHATSAPP_BROKER_URL = AWAY
+    status, body = send(client, "get", f"{INSTANCES}?refresh=1")
+    assert (status, body["data"][0]["connected"]) == (200, True)
+    assert (body["meta"]["synced"], body["meta"]["refreshFailed"]) == (False, True)
+    assert [one["code"] for one in fits(InstanceListMeta, body["meta"])["warnings"]] == ["BROKER_UNREACHABLE"]
+    for _ in range(3):
+        assert send(by_cookie(house.admin), "get", f"{INSTANCES}?refresh=1")[0] == 200
+    response = client.get(f"{INSTANCES}?refresh=1")
+    assert response.status_code == 429
+    assert 1 <= int(response["Retry-After"]) <= 60
+    assert send(client, "get", INSTANCES)[0] == 200
+    assert send(by_cookie(house.outsider), "get", f"{INSTANCES}?refresh=1")[0] == 200  # each tenant its own
+
+
+def test_pages_of_the_list(house: World) -> None:
+    for number in range(5):
+        make(house.admin, f"Linha {number}", auto_connect=False)
+    client, names, cursor = by_cookie(house.admin), [], ""
+    for _ in range(3):
+        _, body = send(client, "get", f"{INSTANCES}?limit=2{cursor}")
+        names += [one["name"] for one in body["data"]]
+        cursor = f"&cursor={body['meta']['nextCursor']}"
+    assert names == [f"Linha {number}" for number in range(5)]
+    assert body["meta"]["nextCursor"] is None
+
+
+def test_history_newest_first_in_pages(house: World, settings: Any) -> None:
+    settings.WHATSAPP_BROKER_URL = AWAY
+    client = by_cookie(house.agent)
+    url = f"{INSTANCES}/{data_of(create(client, name='Vendas', autoConnect=False), 201)['id']}"
+    send(client, "post", f"{url}/connect")
+    send(client, "post", f"{url}/disconnect")
+    first = send(client, "get", f"{url}/events?limit=2")[1]
+    assert [one["newStatus"] for one in fits(SessionEventShape, first["data"])] == ["disconnected", "connecting"]
+    (rest,) = data_of(send(client, "get", f"{url}/events?limit=2&cursor={first['meta']['nextCursor']}"))
+    assert (rest["oldStatus"], rest["newStatus"], rest["reason"], rest["source"]) == (
+        "", "disconnected", "created", "api",
+    )  # fmt: skip
+    assert {one["actorId"] for one in [*first["data"], rest]} == {str(house.agent.pk)}
+
+
+def test_session_n16_superusers_list_what_nobody_claims_and_no_tenant_does(house: World, broker: Broker) -> None:
+    make(house.admin)
+    broker.control("estranha/open")
+    found = fits(UnclaimedShape, data_of(send(by_cookie(house.superuser), "get", f"{INSTANCES}?unclaimed=1")))
+    assert [(one["brokerId"], one["connected"]) for one in found] == [("estranha", True)]
+    for client in (by_cookie(house.admin), by_key(house.outsider)):
+        assert refused(send(client, "get", f"{INSTANCES}?unclaimed=1")) == (403, "FORBIDDEN")
+
+
+def test_what_nobody_wants_is_said_to_be_unexpected_and_a_refused_creation_failed(house: World) -> None:
+    session, client = make(house.admin, auto_connect=False), by_cookie(house.admin)
+    set_columns(session.pk, status="connected")
+    shown = fits(InstanceShape, data_of(send(client, "get", f"{INSTANCES}/{session.pk}")))
+    assert (shown["status"], shown["statusInfo"]["unexpected"]) == ("connected", True)
+    set_columns(session.pk, status="error", last_error={"code": "BROKER_REFUSED"})
+    assert data_of(send(client, "get", f"{INSTANCES}/{session.pk}"))["status"] == "failed"
+
+
+# --- Changing and ending ---------------------------------------------------------------------------------------
+
+
+def test_renamed_once_for_each_version(house: World) -> None:
+    session, client = make(house.agent, auto_connect=False), by_cookie(house.agent)
+    url = f"{INSTANCES}/{session.pk}"
+    changed = fits(InstanceShape, data_of(send(client, "patch", url, {"name": "Nova", "version": session.version})))
+    assert (changed["name"], changed["version"]) == ("Nova", session.version + 1)
+    stale = send(client, "patch", url, {"autoReconnect": False, "version": session.version})
+    assert refused(stale) == (409, "VERSION_CONFLICT")
+    assert stale[1]["error"]["details"] == {"version": changed["version"]}
+    assert data_of(send(client, "patch", url, {"autoReconnect": False}))["autoReconnect"] is False
+    assert refused(send(client, "patch", url, {"ownerId": str(house.agent2.pk)})) == (400, "VALIDATION_ERROR")
+
+
+def test_connected_disconnected_and_connected_again(house: World, broker: Broker) -> None:
+    session, client = connected(broker, house.agent), by_cookie(house.agent)
+    url = f"{INSTANCES}/{session.pk}"
+    status, body = send(client, "post", f"{url}/connect")
+    assert (status, body["data"]["connected"], body["data"]["pending"]) == (200, True, False)
+    ended = fits(DisconnectShape, data_of(send(client, "post", f"{url}/disconnect")))
+    assert (ended["disconnected"], ended["pending"], ended["instance"]["status"]) == (True, False, "disconnected")
+    state = at_broker(broker, session)
+    assert state is not None
+    assert not state["connected"]
+    assert data_of(send(client, "post", f"{url}/stop"))["disconnected"] is True  # offline already: done
+    assert send(client, "post", f"{url}/connect")[0] in {200, 202}
+    becomes(session, "qrcode")
+
+
+def test_a_wish_that_the_broker_cannot_hear_is_202_pending(house: World, broker: Broker, settings: Any) -> None:
+    session, client = connected(broker, house.agent), by_key(house.agent)
+    settings.WHATSAPP_BROKER_URL = AWAY
+    url = f"{INSTANCES}/{session.pk}"
+    ended = fits(DisconnectShape, data_of(send(client, "post", f"{url}/stop", {"wipe": True}), 202))
+    assert (ended["disconnected"], ended["pending"], ended["instance"]["pending"]) == (False, True, True)
+    asked = fits(InstanceShape, data_of(send(client, "post", f"{url}/connect"), 202))
+    assert (asked["status"], asked["pending"], asked["desiredState"]) == ("connecting", True, "connected")
+    gone = fits(DeletedShape, data_of(send(client, "delete", url)))
+    assert gone["brokerStatus"] == "pending"
+    assert refused(send(client, "get", url)) == (404, "INSTANCE_NOT_FOUND")
+
+
+def test_deleted_here_and_at_the_broker(house: World, broker: Broker) -> None:
+    client = by_cookie(house.agent)
+    session = make(house.agent)
+    gone = fits(DeletedShape, data_of(send(client, "delete", f"{INSTANCES}/{session.pk}", {"wipe": True})))
+    assert (gone["id"], gone["brokerStatus"], at_broker(broker, session)) == (str(session.pk), "deleted", None)
+    assert fresh(session).deleted_at is not None
+    never = make(house.agent, auto_connect=False)
+    assert data_of(send(client, "delete", f"{INSTANCES}/{never.pk}"))["brokerStatus"] == "not_found"
+
+
+def test_what_ends_a_connection_for_good_is_for_its_owner_and_admins(house: World) -> None:
+    session = make(house.agent, auto_connect=False)
+    url = f"{INSTANCES}/{session.pk}"
+    for method, address, body in (("post", f"{url}/disconnect", {"wipe": True}), ("delete", url, None)):
+        assert refused(send(by_cookie(house.supervisor), method, address, body)) == (403, "FORBIDDEN")
+        assert refused(send(by_cookie(house.agent2), method, address, body)) == (404, "INSTANCE_NOT_FOUND")
+    assert send(by_cookie(house.supervisor), "post", f"{url}/disconnect")[0] == 200
+    assert send(by_cookie(house.admin), "delete", url)[0] == 200
+
+
+def test_paired_by_a_code(house: World, broker: Broker, settings: Any) -> None:
+    session, client = qr_waiting(house.agent), by_cookie(house.agent)
+    url = f"{INSTANCES}/{session.pk}/pair"
+    paired = fits(PairShape, data_of(send(client, "post", url, {"phoneNumber": "11 98765-4321"})))
+    assert paired["pairingCode"]
+    assert refused(send(client, "post", url, {"phoneNumber": "ramal"})) == (400, "INVALID_PHONE")
+    renewed = data_of(send(client, "post", url))  # no number: what is there to scan is renewed
+    assert (renewed["pairingCode"], renewed["connected"]) == (None, False)
+    assert fresh(session).qr_version > session.qr_version
+    here, settings.WHATSAPP_BROKER_URL = settings.WHATSAPP_BROKER_URL, AWAY
+    assert refused(send(client, "post", url, {"phoneNumber": "+5511987654321"})) == (502, "BROKER_UNREACHABLE")
+    settings.WHATSAPP_BROKER_URL = here
+    scan(broker, session)
+    becomes(session, "connected")
+    assert data_of(send(client, "post", url, {"phoneNumber": "+5511987654321"}))["connected"] is True
+    send(client, "post", f"{INSTANCES}/{session.pk}/disconnect")
+    response = client.post(url, "{}", content_type="application/json")
+    assert (response.status_code, response.json()["error"]["code"]) == (409, "INSTANCE_DISCONNECTED")
+    assert int(response["Retry-After"]) > 0
+
+
+def test_a_risk_pause_is_released_by_supervisors(house: World, broker: Broker, settings: Any) -> None:
+    session = connected(broker, house.agent)
+    set_columns(session.pk, risk_paused=True)
+    url = f"{INSTANCES}/{session.connection_id}/release"
+    assert refused(send(by_cookie(house.agent), "post", url)) == (403, "FORBIDDEN")
+    released = fits(InstanceShape, data_of(send(by_cookie(house.supervisor), "post", url)))
+    assert released["riskPaused"] is False
+    with service_scope("test"):
+        assert AuditLog.objects.filter(action="session.release", object_id=str(session.pk)).count() == 1
+    settings.WHATSAPP_BROKER_URL = AWAY
+    assert refused(send(by_cookie(house.supervisor), "post", url)) == (502, "BROKER_UNREACHABLE")
+
+
+def test_session_p70_reconnect_all_wishes_again_for_each_wanted_one(house: World, broker: Broker) -> None:
+    down = [make(house.agent, "Uma"), make(house.admin, "Outra")]
+    make(house.admin, "Parada", auto_connect=False)
+    connected(broker, house.supervisor, "Boa")
+    for session in down:
+        set_columns(session.pk, status="error", pending_wish=None)
+    assert refused(send(by_cookie(house.agent), "post", f"{INSTANCES}/reconnect-all")) == (403, "FORBIDDEN")
+    assert data_of(send(by_key(house.supervisor), "post", f"{INSTANCES}/reconnect-all"), 202) == {"count": 2}
+    assert {(fresh(one).status, fresh(one).pending_wish) for one in down} == {("connecting", "connect")}
+    for session in down:
+        becomes(session, "qrcode")
+
+
+@pytest.mark.parametrize(
+    ("method", "old", "new"),
+    [
+        ("get", "instances/qr", "GET /api/integrations/whatsapp/instances/{id}/qr"),
+        ("get", "instances/qr.png", "GET /api/integrations/whatsapp/instances/{id}/qr.png"),
+        ("post", "instances/pair", "POST /api/integrations/whatsapp/instances/{id}/pair"),
+        ("post", "session/connect", "POST /api/integrations/whatsapp/instances/{id}/connect"),
+        ("post", "session/logout", "POST /api/integrations/whatsapp/instances/{id}/disconnect"),
+        ("get", "session/status", "GET /api/integrations/whatsapp/instances/{id}/status"),
+    ],
+)
+def test_addresses_of_earlier_versions_name_the_new_one(house: World, method: str, old: str, new: str) -> None:
+    answer = send(by_cookie(house.agent), method, f"{HERE}/{old}")
+    assert refused(answer) == (410, "ENDPOINT_GONE")
+    assert answer[1]["error"]["details"] == {"use": new}
+    assert refused(send(Client(), method, f"{HERE}/{old}")) == (401, "UNAUTHORIZED")
