@@ -85,7 +85,7 @@ def restore_backup(backup: Backup, *, say: Say) -> dict[str, Any]:
     with _step(STEPS[0], report, say):
         backup.check_bytes()
         report["preRestore"] = str(create_backup(kind="pre_restore").path)
-        records = list(BackupRecord.objects.values())
+        records: list[dict[str, Any]] = [dict(row) for row in BackupRecord.objects.values()]
         _close(before, now=timezone.now())
         try:
             _replace(backup, before)

@@ -43,7 +43,7 @@ def program(name: str) -> Path:
 def version(path: Path) -> str:
     """What a program calls its version, such as 18.1."""
     said = subprocess.run([str(path), "--version"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"\d+(?:\.\d+)*", said)[0]
+    return str(re.findall(r"\d+(?:\.\d+)*", said)[0])
 
 
 def require_client(server: int) -> dict[str, str]:

@@ -22,14 +22,14 @@ class ReportCommand(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            done = self.work(**options)
+            done = self.work(options)
         except (BackupFailed, UnknownSnapshot, DomainError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(
             json.dumps(done, ensure_ascii=False, indent=2, default=str) if options["as_json"] else self.tell(done)
         )
 
-    def work(self, **options: Any) -> Any:
+    def work(self, options: dict[str, Any]) -> Any:
         """Do it; returns what is printed as JSON. Raises: BackupFailed, UnknownSnapshot, DomainError."""
         raise NotImplementedError
 
@@ -46,8 +46,9 @@ class FileCommand(ReportCommand):
         parser.add_argument("file", nargs="?", help="a backup: its path, or its name in BACKUP_DIR")
         parser.add_argument("--latest", action="store_true", help="the newest backup of everything")
 
-    def backup(self, file: str | None, latest: bool) -> Backup:
+    def backup(self, options: dict[str, Any]) -> Backup:
         """The backup that the command line names. Raises: CommandError, BackupFailed."""
+        file, latest = options["file"], options["latest"]
         if bool(file) == latest:
             raise CommandError("Name a FILE, or say --latest.")
         return find_backup(file) if file else latest_backup()

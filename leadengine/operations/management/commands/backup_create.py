@@ -24,8 +24,10 @@ class Command(ReportCommand):
         parser.add_argument("--only", choices=sorted(PARTS), help="only the rows of these tables")
         parser.add_argument("--without-messages", action="store_true", help="leave out messages and webhook bodies")
 
-    def work(self, *, kind: str, only: str | None, without_messages: bool, **_options: Any) -> Any:
-        backup = create_backup(kind=kind, part=only or WHOLE, without_messages=without_messages)
+    def work(self, options: dict[str, Any]) -> Any:
+        backup = create_backup(
+            kind=options["kind"], part=options["only"] or WHOLE, without_messages=options["without_messages"]
+        )
         names = ("kind", "part", "withoutMessages", "createdAt", "encrypted", "bytes", "sha256")
         rows = sum(backup.manifest["tables"].values())
         return {"file": str(backup.path), **{name: backup.manifest[name] for name in names}, "rows": rows}

@@ -17,7 +17,7 @@ class Command(ReportCommand):
         super().add_arguments(parser)
         parser.add_argument("--deleted", action="store_true", help="also those that were cleared away")
 
-    def work(self, *, deleted: bool, **_options: Any) -> Any:
+    def work(self, options: dict[str, Any]) -> Any:
         rows = BackupRecord.objects.order_by("-created_at").defer("manifest")
         return [
             {
@@ -26,7 +26,7 @@ class Command(ReportCommand):
                 "verifiedAt": row.verified_at and row.verified_at.isoformat(), "verifyError": row.verify_error,
                 "deletedAt": row.deleted_at and row.deleted_at.isoformat(),
             }
-            for row in (rows if deleted else rows.filter(deleted_at=None))
+            for row in (rows if options["deleted"] else rows.filter(deleted_at=None))
         ]  # fmt: skip
 
     def tell(self, done: Any) -> str:

@@ -22,8 +22,8 @@ class Command(ReportCommand):
         super().add_arguments(parser)
         parser.add_argument("--keep-days", type=int, default=settings.BACKUP_KEEP_DAYS)
 
-    def work(self, *, keep_days: int, **_options: Any) -> Any:
-        return prune_backups(keep_days=keep_days, now=timezone.now())
+    def work(self, options: dict[str, Any]) -> Any:
+        return prune_backups(keep_days=options["keep_days"], now=timezone.now())
 
     def tell(self, done: Any) -> str:
         return "\n".join(f"deleted {name}" for name in done["deleted"]) or "Nothing was old enough."

@@ -21,11 +21,11 @@ class Command(FileCommand):
         super().add_arguments(parser)
         parser.add_argument("--yes", action="store_true", help="do not ask")
 
-    def work(self, *, file: str | None, latest: bool, yes: bool, as_json: bool, **_options: Any) -> Any:
-        backup = self.backup(file, latest)
-        if not yes:
+    def work(self, options: dict[str, Any]) -> Any:
+        backup = self.backup(options)
+        if not options["yes"]:
             self._ask(f"Replace the whole database by {backup.path.name} of {backup.created_at:%F %T} UTC? [yes/no] ")
-        return restore_backup(backup, say=(lambda _line: None) if as_json else self.stdout.write)
+        return restore_backup(backup, say=(lambda _line: None) if options["as_json"] else self.stdout.write)
 
     def tell(self, done: Any) -> str:
         seconds = sum(step["seconds"] for step in done["steps"])

@@ -14,8 +14,8 @@ class Command(FileCommand):
         "its manifest, drop the scratch database, and note the result. Example: manage.py backup_verify --latest"
     )
 
-    def work(self, *, file: str | None, latest: bool, **_options: Any) -> Any:
-        return verify_backup(self.backup(file, latest))
+    def work(self, options: dict[str, Any]) -> Any:
+        return verify_backup(self.backup(options))
 
     def tell(self, done: Any) -> str:
         return f"{done['file']} is good: {done['tables']} tables, {done['rows']} rows, {done['seconds']} s"

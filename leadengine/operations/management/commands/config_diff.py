@@ -18,8 +18,8 @@ class Command(ReportCommand):
         parser.add_argument("before", type=int, metavar="A")
         parser.add_argument("after", type=int, metavar="B")
 
-    def work(self, *, before: int, after: int, **_options: Any) -> Any:
-        return compare(find_snapshot(before).data, find_snapshot(after).data)
+    def work(self, options: dict[str, Any]) -> Any:
+        return compare(find_snapshot(options["before"]).data, find_snapshot(options["after"]).data)
 
     def tell(self, done: Any) -> str:
         return "\n".join(f"{one['path']}: {one['before']!r} → {one['after']!r}" for one in done) or "Nothing differs."

@@ -21,8 +21,8 @@ class Command(ReportCommand):
         super().add_arguments(parser)
         parser.add_argument("version", type=int, metavar="V")
 
-    def work(self, *, version: int, **_options: Any) -> Any:
-        return restore_snapshot(version=version, now=timezone.now())
+    def work(self, options: dict[str, Any]) -> Any:
+        return restore_snapshot(version=options["version"], now=timezone.now())
 
     def tell(self, done: Any) -> str:
         lines = [f"restored {one['path']}" for one in done["restored"]]

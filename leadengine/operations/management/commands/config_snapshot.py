@@ -14,7 +14,7 @@ class Command(ReportCommand):
         "Example: manage.py config_snapshot --json"
     )
 
-    def work(self, **_options: Any) -> Any:
+    def work(self, options: dict[str, Any]) -> Any:
         taken = take_snapshot(reason="by hand")
         return {"version": taken.version, "takenAt": taken.taken_at.isoformat(), "reason": taken.reason, **taken.data}
 
