@@ -237,7 +237,7 @@ def backups(cursor: Cursor) -> tuple[datetime | None, datetime | None, int]:
     """When everything was last backed up, when such a backup was last verified, and how many bytes the newest has."""
     cursor.execute(
         """SELECT max(created_at), max(verified_at), coalesce((array_agg(bytes ORDER BY created_at DESC))[1], 0)
-           FROM operations_backuprecord WHERE part = 'whole'"""
+           FROM operations_backuprecord WHERE part = 'whole' AND NOT without_messages"""
     )
     made, verified, size = cursor.fetchall()[0]
     return made, verified, int(size)

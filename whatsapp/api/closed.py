@@ -81,7 +81,8 @@ class Sign:
         try:
             with psycopg.connect(settings.DATABASE_URL, connect_timeout=2) as connection:
                 connection.execute("SET statement_timeout = 1000")
-                row = connection.execute("SELECT is_on AND closed FROM whatsapp_maintenance WHERE id = 1").fetchone()
+                # Not `is_on`: a restore closes the product and brings the connections back meanwhile.
+                row = connection.execute("SELECT closed FROM whatsapp_maintenance WHERE id = 1").fetchone()
             self.closed = bool(row and row[0])
         except psycopg.Error as error:
             self.closed = False  # what cannot work says so itself

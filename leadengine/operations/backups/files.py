@@ -55,9 +55,14 @@ class Backup:
         return datetime.fromisoformat(self.manifest["createdAt"])
 
     @property
-    def is_whole(self) -> bool:
-        """Whether the database can be made of it."""
-        return bool(self.manifest["part"] == WHOLE)
+    def is_part(self) -> bool:
+        """Whether it holds the rows of some tables only, of which no database can be made."""
+        return bool(self.manifest["part"] != WHOLE)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is lost when the database is made of it."""
+        return not self.is_part and not self.manifest["withoutMessages"]
 
     def check_bytes(self) -> None:
         """Compare size and checksum with the manifest. Raises: BackupFailed."""
@@ -95,7 +100,7 @@ def all_backups() -> list[Backup]:
 def latest_backup() -> Backup:
     """The newest backup of everything. Raises: BackupFailed."""
     for backup in all_backups():
-        if backup.is_whole:
+        if backup.is_complete:
             return backup
     raise BackupFailed(f"There is no backup of everything in {settings.BACKUP_DIR}.")
 

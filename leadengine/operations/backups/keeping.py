@@ -47,14 +47,11 @@ def prune_backups(*, keep_days: int, now: datetime) -> dict[str, Any]:
 def has_fresh_backup() -> bool:
     """Whether everything was backed up within 15 minutes. Asks the files: the table of records may be yet to come."""
     moment = timezone.now() - FRESH
-    return any(
-        backup.created_at > moment and backup.is_whole and not backup.manifest["withoutMessages"]
-        for backup in all_backups()
-    )
+    return any(backup.created_at > moment and backup.is_complete for backup in all_backups())
 
 
 def _last_resort() -> set[Path]:
-    whole = [backup for backup in all_backups() if backup.is_whole and not backup.manifest["withoutMessages"]]
+    whole = [backup for backup in all_backups() if backup.is_complete]
     verified = set(BackupRecord.objects.filter(verified_at__isnull=False).values_list("path", flat=True))
     good = [backup for backup in whole if str(backup.path) in verified] or whole
     return {backup.path for backup in good[:1]}

@@ -76,7 +76,7 @@ def restore_backup(backup: Backup, *, say: Say) -> dict[str, Any]:
     Returns the steps with their seconds, and what each found. A dump of the present state is made first.
     Raises: BackupFailed, then nothing has changed; RestoredButClosed, then the product is closed to everybody.
     """
-    if not backup.is_whole:
+    if backup.is_part:
         raise BackupFailed(f"{backup.path.name} holds a part of the database only: restore a backup of everything.")
     if not settings.ADMIN_DATABASE_URL:
         raise BackupFailed("ADMIN_DATABASE_URL is not set: a backup is restored as the role leadengine_owner.")

@@ -40,7 +40,7 @@ def verify_backup(backup: Backup) -> dict[str, Any]:
     row = record(backup)
     try:
         backup.check_bytes()
-        with unpacked(backup, leave_out=() if backup.is_whole else (_REFERENCES,)) as script, scratch(backup) as url:
+        with unpacked(backup, leave_out=(_REFERENCES,) if backup.is_part else ()) as script, scratch(backup) as url:
             restore_script(script, url)
             compare(backup, url)
     except BackupFailed as error:
@@ -131,7 +131,7 @@ def at(url: str, database: Any) -> str:
 
 def _not_compared(backup: Backup) -> tuple[str, ...]:
     """Of a part, the references were left out."""
-    return () if backup.is_whole else ("parts",)
+    return ("parts",) if backup.is_part else ()
 
 
 def _close_to_others(owner: psycopg.Connection[Any], name: str) -> None:
