@@ -1,7 +1,8 @@
 """Protected files and their approved changes (docs/protected.toml): which may not change in silence (seed 002).
 
 Each file is listed with its sha256 and the reason why it is protected; each change names the hashes that it approved.
-The newest change that names a file must have approved the file as it is. Nothing here asks a database: CI runs it.
+The newest change that names a file must have approved the file as it is. A folder protects the files that come into it.
+Nothing here asks a database: CI runs it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from leadengine.errors import DomainError
 LIST = Path("docs/protected.toml")
 PAGE = Path("docs/CHANGES-PROTECTED.md")
 ACTIVE = "Ativo"
+GONE = "removed"
 _HEAD = """\
-# Written by `manage.py protected_check --update --release V --change TEXT`; by hand only [[file]] path and reason.
+# Written by `manage.py protected_check --update --release V --change TEXT`; by hand only paths and reasons.
 # A file that is not as its newest change approved it fails `manage.py protected_check`, and so CI.
 """
 _PAGE_HEAD = """\
@@ -52,9 +54,17 @@ class ProtectedFile:
     sha256: str = ""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ProtectedFolder:
+    """A pattern of paths; every file that matches is protected."""
+
+    pattern: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of the change log; `files` are the paths and hashes that it approved."""
+    """One line of the change log; `files` are the paths and hashes that it approved, GONE for a file it removed."""
 
     date: date
     version: str
@@ -66,8 +76,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """docs/protected.toml: the files, and the changes, oldest first."""
+    """docs/protected.toml: the folders, the files, and the changes, oldest first."""
 
+    folders: tuple[ProtectedFolder, ...]
     files: tuple[ProtectedFile, ...]
     changes: tuple[Change, ...]
 
@@ -76,13 +87,15 @@ def read_protection(root: Path) -> Protection:
     """The list of a checkout. Raises: OSError, tomllib.TOMLDecodeError, TypeError when it is not as we write it."""
     content = tomllib.loads((root / LIST).read_text(encoding="utf-8"))
     changes = (Change(**{**one, "approved_by": tuple(one["approved_by"])}) for one in content["change"])
-    return Protection(tuple(ProtectedFile(**one) for one in content["file"]), tuple(changes))
+    folders = (ProtectedFolder(**one) for one in content["folder"])
+    return Protection(tuple(folders), tuple(ProtectedFile(**one) for one in content["file"]), tuple(changes))
 
 
 def find_breaches(root: Path) -> list[str]:
     """What is not as it was approved, a sentence each; empty when all is well."""
     protection = read_protection(root)
-    breaches = [said for one in protection.files if (said := _breach(root, one, protection.changes))]
+    files = [*protection.files, *_unlisted(root, protection)]
+    breaches = [said for one in files if (said := _breach(root, one, protection.changes))]
     page = root / PAGE
     if not page.exists() or page.read_text(encoding="utf-8") != render_page(protection.changes):
         breaches.append(f"{PAGE} does not equal the change log: run `manage.py protected_check --write`.")
@@ -101,9 +114,11 @@ def approve_changes(*, root: Path, change: Change) -> None:
         earlier = earlier[:-1]
     if any(one.version == change.version for one in earlier):
         raise VersionTaken
-    files = tuple(replace(one, sha256=_hash(root / one.path)) for one in protection.files)
-    approved = {one.path: one.sha256 for one in files if _approved(one.path, earlier) != one.sha256}
-    made = Protection(files, (*earlier, replace(change, files=approved)))
+    listed = [*protection.files, *_unlisted(root, protection)]
+    files = tuple(replace(one, sha256=_hash(root / one.path)) for one in listed if (root / one.path).exists())
+    now = {one.path: GONE for one in listed} | {one.path: one.sha256 for one in files}
+    approved = {path: sha256 for path, sha256 in now.items() if _approved(path, earlier) != sha256}
+    made = Protection(protection.folders, files, (*earlier, replace(change, files=approved)))
     (root / LIST).write_text(_render_list(made), encoding="utf-8")
     write_page(root)
 
@@ -122,6 +137,13 @@ def render_page(changes: Iterable[Change]) -> str:
         for one in rows
     )
     return _PAGE_HEAD.format(version=rows[-1].version, date=rows[-1].date) + "".join(lines)
+
+
+def _unlisted(root: Path, protection: Protection) -> list[ProtectedFile]:
+    """Files in protected folders that have come since."""
+    listed = {one.path for one in protection.files}
+    found = ((str(path.relative_to(root)), one) for one in protection.folders for path in root.glob(one.pattern))
+    return [ProtectedFile(path, folder.reason) for path, folder in sorted(found) if path not in listed]
 
 
 def _breach(root: Path, file: ProtectedFile, changes: Sequence[Change]) -> str:
@@ -144,6 +166,9 @@ def _hash(path: Path) -> str:
 
 def _render_list(protection: Protection) -> str:
     parts = [_HEAD]
+    parts += [
+        f"\n[[folder]]\npattern = {_text(one.pattern)}\nreason = {_text(one.reason)}\n" for one in protection.folders
+    ]
     parts += [
         f"\n[[file]]\npath = {_text(file.path)}\nreason = {_text(file.reason)}\nsha256 = {_text(file.sha256)}\n"
         for file in protection.files

@@ -109,13 +109,26 @@ def test_this_checkout_is_as_it_was_approved() -> None:
     assert find_breaches(ROOT) == []
 
 
+def test_a_file_that_comes_into_a_protected_folder_or_leaves_it_needs_an_entry(checkout: Path) -> None:
+    new = "whatsapp/services/sessions/zzz.py"
+    (checkout / new).write_text("x = 1\n", encoding="utf-8")
+    assert [said.partition(" ")[0] for said in find_breaches(checkout)] == [new]
+    assert check(checkout, update=True, release="99.1.0", change="Mais um") == 0
+    (checkout / new).unlink()
+    assert check(checkout) == 1
+    assert check(checkout, update=True, release="99.2.0", change="Menos um") == 0
+    assert read_protection(checkout).changes[-1].files == {new: "removed"}
+    (checkout / new).write_text("x = 1\n", encoding="utf-8")
+    assert check(checkout) == 1
+
+
 def test_all_that_keeps_connections_alive_is_on_the_list() -> None:
-    listed = {one.path for one in read_protection(ROOT).files}
-    for pattern in ("whatsapp/services/sessions/*.py", "tests/payloads/contracts/*.json"):
-        assert {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern)} <= listed
-    assert listed >= {
+    protection = read_protection(ROOT)
+    patterns = {one.pattern for one in protection.folders}
+    assert patterns == {"whatsapp/services/sessions/*.py", "tests/payloads/contracts/*.json"}
+    assert {one.path for one in protection.files} >= {
         "whatsapp/services/persistence.py", "whatsapp/services/journal.py", "whatsapp/services/atendimentos.py",
-        "whatsapp/services/sessions/states.py", "whatsapp/tasks.py", "whatsapp/migrations/0001_initial.py",
+        "whatsapp/services/sessions/states.py", "whatsapp/tasks.py", "whatsapp/migrations/0001_initial.py", RULES,
     }  # fmt: skip
 
 
