@@ -51,10 +51,9 @@ class SendChatBody(ChatBody):
 
 
 class CloseChatBody(ChatBody):
-    """Without `reasonCode` the first plain reason, where the queue asks for none."""
+    """Without `reasonCode` the first plain reason."""
 
     reason_code: str = ""
-    note: str = ""
 
 
 class QueuedShape(Shape):
@@ -119,6 +118,6 @@ class CloseView(BaileysView):
         body = self.read_body(CloseChatBody)
         closed = close_chat(
             session=session, chat=read_chat(body.chat_id), actor=self.user, reason_code=body.reason_code,
-            note=body.note, now=timezone.now(), scope=self.scope,
+            now=timezone.now(), scope=self.scope,
         )  # fmt: skip
         return said({"id": str(closed), "status": "FECHADO"})

@@ -9,12 +9,13 @@ from leadengine.accounts.models import User
 from leadengine.errors import DomainError, NotFound
 from leads.services import Person, upsert_contacts
 from tickets.models import ReadMarker, Ticket
-from tickets.services.lifecycle import close_ticket, mark_read
+from tickets.services.lifecycle import mark_read
 from tickets.services.outbox import Queued, Wish, queue_to_contact
 from tickets.transports import Line
 from whatsapp.addresses import GROUP_SERVER, build_address, chat_of, parse_jid
 from whatsapp.models import WhatsAppAtendimento, WhatsAppSession
 from whatsapp.schemas import Address
+from whatsapp.services.atendimento_actions import close_atendimento
 from whatsapp.services.outgoing import queue_to_number, read_to
 from whatsapp.services.persistence import Scope, persist
 
@@ -61,11 +62,11 @@ def mark_chat_read(*, session: WhatsAppSession, chat: Address, actor: User, now:
 
 
 def close_chat(
-    *, session: WhatsAppSession, chat: Address, actor: User, reason_code: str, note: str, now: datetime, scope: Scope
+    *, session: WhatsAppSession, chat: Address, actor: User, reason_code: str, now: datetime, scope: Scope
 ) -> UUID:
-    """End the open atendimento of a chat and its ticket, which it follows; its id. One transaction of its own.
+    """End the open atendimento of a chat and its ticket; its id. One transaction of its own.
 
-    Raises: NotFound, and what close_ticket raises; PersistenceUnavailable.
+    Raises: NotFound, and what close_atendimento raises; PersistenceUnavailable.
     """
 
     def write() -> UUID:
@@ -73,11 +74,11 @@ def close_chat(
         if episode is None:
             raise NotFound("Não há atendimento aberto nesta conversa.")
         if episode.ticket_id is not None:
-            close_ticket(actor=actor, ticket_id=episode.ticket_id, reason_code=reason_code, note=note, now=now)
-        # The row of a chat that had no ticket ends by itself; any other has followed its ticket already.
-        WhatsAppAtendimento.objects.filter(pk=episode.pk).exclude(status=WhatsAppAtendimento.Status.FECHADO).update(
-            status=WhatsAppAtendimento.Status.FECHADO, closed_at=now, closed_by=actor.pk
-        )
+            close_atendimento(atendimento_id=episode.pk, actor=actor, reason_code=reason_code, now=now)
+        else:  # a row that was made without a ticket has nothing to follow
+            WhatsAppAtendimento.objects.filter(pk=episode.pk).update(
+                status=WhatsAppAtendimento.Status.FECHADO, closed_at=now, closed_by=actor.pk
+            )
         closed: UUID = episode.pk
         return closed
 
