@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -59,7 +60,17 @@ def connect(world: World, broker: Broker, name: str = "Vendas", phone: str = "55
 
 def synced(session: WhatsAppSession, status: str) -> None:
     """Let beat tick until the row has a status."""
-    until(lambda: [sync(), fresh(session).status == status][1])
+    ticking(lambda: fresh(session).status == status)
+
+
+def ticking(condition: Callable[[], object]) -> None:
+    """Let beat tick until a condition holds."""
+
+    def tick() -> object:
+        sync()
+        return condition()
+
+    until(tick)
 
 
 def change(session: WhatsAppSession, **columns: Any) -> None:
@@ -165,7 +176,7 @@ def test_session_p53_the_longest_reconnect_under_way(house: World, broker: Broke
 def test_session_p55_qr_codes_generated(house: World, broker: Broker, settings: Settings) -> None:
     before = scrape()
     session = make(house.admin)
-    until(lambda: [sync(), fresh(session).qr_code][1])
+    ticking(lambda: fresh(session).qr_code)
     after = rises(before)
     assert after[QR, "success"] == fresh(session).qr_version == 1
     assert (QR, "error") not in after
@@ -207,7 +218,7 @@ def test_sessions_that_need_a_person_by_reason(house: World, broker: Broker) -> 
     name = "whatsapp_sessions_reauth_required"
     session = connect(house, broker)
     broker.control(f"{wire_name(session)}/close", {"statusCode": 401})
-    until(lambda: [sync(), fresh(session).reauth_reason][1])
+    ticking(lambda: fresh(session).reauth_reason)
     seen = {key[1:]: value for key, value in scrape().items() if key[0] == name}
     assert seen.pop(("session_expired", "ipe")) == 1
     assert seen == dict.fromkeys(
