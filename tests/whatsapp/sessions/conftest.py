@@ -63,6 +63,6 @@ def fresh(session: WhatsAppSession) -> WhatsAppSession:
         return found
 
 
-def sync() -> None:
-    """What beat does every five seconds."""
-    sync_sessions(now=timezone.now())
+def sync() -> int:
+    """What beat does every five seconds; how many were looked at."""
+    return sync_sessions(now=timezone.now())
