@@ -52,8 +52,9 @@ class Applied:
 
 @pytest.fixture
 def folder(settings: Settings, tmp_path: Path) -> Path:
-    settings.PERSISTENCE_JOURNAL_DIR = tmp_path / "data" / "journal"
-    return settings.PERSISTENCE_JOURNAL_DIR
+    folder = tmp_path / "data" / "journal"
+    settings.PERSISTENCE_JOURNAL_DIR = folder
+    return folder
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_a_line_holds_the_fact_for_our_eyes_only_and_neither_qr_nor_keys(folder:
     (file,) = folder.glob("*.jsonl")
     assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
     line = json.loads(file.read_text())
-    assert UUID(line.pop("id"))
+    assert UUID(line.pop("id")).version == 4
     assert line == {
         "operation": "a.fact", "tenantId": str(tenant), "sessionId": str(session), "at": AT.isoformat(),
         "fact": {"state": "connected", "phone": "+5511988887777", "info": {"name": "Loja", "list": [{"ok": 1}]}},

@@ -17,11 +17,11 @@ import pytest
 from django.db import connection
 from django.db.models import F
 from django.utils import timezone
+from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 from rest_framework.request import Request
 from rest_framework.test import APIRequestFactory
 
-from leadengine import metrics
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.envelope import handle_exception
 from leadengine.logging import configure
@@ -65,7 +65,7 @@ def end_own_connection() -> None:
 
 def counted(result: str, operation: str) -> float:
     labels = {"operation": operation, "result": result}
-    return metrics.REGISTRY.get_sample_value("whatsapp_persistence_operations_total", labels) or 0
+    return REGISTRY.get_sample_value("whatsapp_persistence_operations_total", labels) or 0
 
 
 def rename(world: World, name: str, failures: list[Callable[[], None]]) -> Callable[[], int]:
@@ -259,7 +259,7 @@ def test_session_p71_each_save_retry_and_recovery_is_one_json_line(committed_wor
         ("persistence_journaled", None), ("persistence_success", 1), ("persistence_replayed", None),
     ]  # fmt: skip
     assert {line["logger"] for line in lines(log_file)} == {"whatsapp.persistence"}
-    assert all(datetime.fromisoformat(line["timestamp"]) and line["level"] for line in lines(log_file))
+    assert all(datetime.fromisoformat(line["timestamp"]).tzinfo and line["level"] for line in lines(log_file))
     text = log_file.read_text()
     assert not [secret for secret in (PHONE, PHONE[1:], QR, "QRQRQR", KEY) if secret in text]
 

@@ -89,7 +89,7 @@ def columns_of(table: str) -> list[Column]:
            FROM information_schema.columns WHERE table_schema = 'public' AND table_name = %s""",
         table,
     )
-    return [Column(row) for row in found]
+    return [tuple(row) for row in found]
 
 
 def differences(frozen: Sequence[Column], actual: Sequence[Column]) -> set[str]:
