@@ -16,10 +16,11 @@ _LONG_DIGITS = re.compile(r"(?<![\w-])\+?\d{10,15}(?![\w-])")
 
 
 def configure(options: dict[str, str]) -> None:
-    """Send structlog and the standard library's logs to stdout. Django calls it with settings.LOGGING:
-    `level`, `form` (`json` lines, or readable ones: `console`), and `persistence_file`, which gets what
-    `whatsapp.persistence` says as JSON lines in the place of stdout."""
+    """Send structlog and the standard library's logs to a stream. Django calls it with settings.LOGGING:
+    `level`, `form` (`json` lines, or readable ones: `console`), `stream` (stdout or stderr), and `persistence_file`,
+    which gets what `whatsapp.persistence` says as JSON lines in the place of that stream."""
     level, form = options["level"], options["form"]
+    stream = sys.stderr if options.get("stream") == "stderr" else sys.stdout
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -29,7 +30,7 @@ def configure(options: dict[str, str]) -> None:
         redact,
     ]
     render: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if form == "console"
         else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
@@ -39,7 +40,7 @@ def configure(options: dict[str, str]) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -424,7 +424,12 @@ STORAGES = {
 
 # --- Logging --------------------------------------------------------------------------------------------------
 LOGGING_CONFIG = "leadengine.logging.configure"
-LOGGING = {"level": LOG_LEVEL, "form": LOG_FORMAT, "persistence_file": PERSISTENCE_LOG_FILE}
+LOGGING = {
+    "level": LOG_LEVEL,
+    "form": LOG_FORMAT,
+    "stream": "stdout" if SERVING else "stderr",  # what a command prints, programs read
+    "persistence_file": PERSISTENCE_LOG_FILE,
+}
 
 # --- Back office ----------------------------------------------------------------------------------------------
 _NAVIGATION = "leadengine.admin_site.navigation"
