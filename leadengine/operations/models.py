@@ -45,8 +45,9 @@ class ProtectedChange(models.Model):
     version = models.CharField(_("version"), max_length=20)
     change = models.CharField(_("change"), max_length=200)
     approved_by = ArrayField(
-        models.CharField(max_length=120), verbose_name=_("approved by"), blank=True, default=list, db_default=[]
-    )
+        models.CharField(max_length=120), verbose_name=_("approved by"), blank=True, default=list, db_default=[],
+        help_text=_("Names, separated by commas."),
+    )  # fmt: skip
     status = models.CharField(_("status"), max_length=20, default="Ativo", db_default="Ativo")
 
     class Meta:

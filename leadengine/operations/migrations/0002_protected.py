@@ -60,7 +60,7 @@ class Migration(migrations.Migration):
                 ('date', models.DateField(verbose_name='date')),
                 ('version', models.CharField(max_length=20, verbose_name='version')),
                 ('change', models.CharField(max_length=200, verbose_name='change')),
-                ('approved_by', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=120), blank=True, db_default=[], default=list, size=None, verbose_name='approved by')),
+                ('approved_by', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=120), blank=True, db_default=[], default=list, help_text='Names, separated by commas.', size=None, verbose_name='approved by')),
                 ('status', models.CharField(db_default='Ativo', default='Ativo', max_length=20, verbose_name='status')),
             ],
             options={
