@@ -16,6 +16,8 @@ from tests.test_tenant_wall import ROUTES
 
 NOT_DESCRIBED = {"api-schema", "api-unknown", "api-gone"}
 
+OTHER_TONGUES = ("turbozap-", "operator-")  # they speak as other products do, whose own documents describe them
+
 
 def test_schema_is_valid_and_covers_every_route(tmp_path: Path) -> None:
     file = tmp_path / "schema.yaml"
@@ -24,7 +26,7 @@ def test_schema_is_valid_and_covers_every_route(tmp_path: Path) -> None:
     routes = {
         "/" + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", route.path)
         for route in ROUTES
-        if route.is_api and route.name not in NOT_DESCRIBED
+        if route.is_api and route.name not in NOT_DESCRIBED and not route.name.startswith(OTHER_TONGUES)
     }
     assert routes == set(schema["paths"])
     for path, methods in schema["paths"].items():

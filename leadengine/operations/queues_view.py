@@ -46,19 +46,19 @@ class OperatorView(APIView):
 class QueueListView(OperatorView):
     def get(self, request: Request) -> Response:
         """All queues, as a bare list."""
-        return Response([_json(queue) for queue in list_queues()])
+        return Response([_json(state) for state in list_queues()])
 
 
 class QueueView(OperatorView):
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: Request, queue: str) -> Response:
         """One queue."""
-        return Response(_json(find_queue(name)))
+        return Response(_json(find_queue(queue)))
 
 
 class QueueContentsView(OperatorView):
-    def delete(self, request: Request, name: str) -> Response:
+    def delete(self, request: Request, queue: str) -> Response:
         """Empty a queue. No event and no message is lost by it."""
-        return Response({"purged": purge_queue(name=name, now=timezone.now())})
+        return Response({"purged": purge_queue(name=queue, now=timezone.now())})
 
 
 @csrf_exempt  # each of the two views decides by itself
@@ -70,11 +70,11 @@ def queues_by_caller(request: HttpRequest) -> HttpResponseBase:
     return DeskQueueListView.as_view()(request)
 
 
-def _json(queue: QueueState) -> dict[str, Any]:
+def _json(state: QueueState) -> dict[str, Any]:
     return {
-        "name": queue.name,
+        "name": state.name,
         "vhost": "/",
-        "messages": queue.messages,
-        "messages_ready": queue.ready,
-        "consumers": queue.consumers,
+        "messages": state.messages,
+        "messages_ready": state.ready,
+        "consumers": state.consumers,
     }

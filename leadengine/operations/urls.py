@@ -18,9 +18,9 @@ urlpatterns = [
     path("ready", health.ready, name="ready"),
     path("metrics", metrics, name="metrics"),
     path("api/queues", queues_by_caller, name="operator-queues"),
-    *[path(f"{before}<task_queue:name>", QueueView.as_view(), name="operator-queue") for before in _BEFORE],
+    *[path(f"{before}<task_queue:queue>", QueueView.as_view(), name="operator-queue") for before in _BEFORE],
     *[
-        path(f"{before}<task_queue:name>/contents", QueueContentsView.as_view(), name="operator-queue-contents")
+        path(f"{before}<task_queue:queue>/contents", QueueContentsView.as_view(), name="operator-queue-contents")
         for before in _BEFORE
     ],
 ]

@@ -64,13 +64,13 @@ class ListView(TurboZapView):
 
 
 class InstanceView(TurboZapView):
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: Request, instance: str) -> Response:
         """One connection."""
-        return said(_row(self.find_named(name)))
+        return said(_row(self.find_named(instance)))
 
-    def delete(self, request: Request, name: str) -> Response:
+    def delete(self, request: Request, instance: str) -> Response:
         """Take a connection out of use, here and at the broker."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         self.require_own(session)
         delete_session(session=session, asker=self.asker, now=timezone.now())
         outcome = self.carry_out(session)
@@ -78,9 +78,9 @@ class InstanceView(TurboZapView):
 
 
 class StatusView(TurboZapView):
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: Request, instance: str) -> Response:
         """How a connection is, and what to do when something is wrong."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         trouble = session.last_error or {}
         row = _row(session)
         shown = {field: row[field] for field in ("name", "status", "phone_number", "profile_name", "profile_pic")}
@@ -88,9 +88,9 @@ class StatusView(TurboZapView):
 
 
 class QrCodeView(TurboZapView):
-    def get(self, request: Request, name: str) -> Response:
+    def get(self, request: Request, instance: str) -> Response:
         """What is to be scanned now. A connection that is stopped is started by asking."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         if session.status in _STOPPED:
             session = connect_session(session=session, asker=self.asker, now=timezone.now())
         if session.pending_wish == WhatsAppSession.Wish.CONNECT:
@@ -100,9 +100,9 @@ class QrCodeView(TurboZapView):
 
 
 class ConnectView(TurboZapView):
-    def post(self, request: Request, name: str) -> Response:
+    def post(self, request: Request, instance: str) -> Response:
         """Want a connection connected."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         connect_session(session=session, asker=self.asker, now=timezone.now())
         outcome = self.carry_out(session)
         word, message = "connecting", "Connection started"
@@ -112,9 +112,9 @@ class ConnectView(TurboZapView):
 
 
 class RestartView(TurboZapView):
-    def put(self, request: Request, name: str) -> Response:
+    def put(self, request: Request, instance: str) -> Response:
         """Begin anew with the keys that there are: attempts start at once, an open link is looked at."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         connect_session(session=session, asker=self.asker, now=timezone.now())
         outcome = self.carry_out(session)
         if outcome.session.connected:
@@ -124,9 +124,9 @@ class RestartView(TurboZapView):
 
 
 class LogoutView(TurboZapView):
-    def post(self, request: Request, name: str) -> Response:
+    def post(self, request: Request, instance: str) -> Response:
         """Log a connection out at the broker; a new QR code is needed afterwards."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         disconnect_session(session=session, asker=self.asker, now=timezone.now())
         outcome = self.carry_out(session)
         data = {"name": session.session_name, "status": "disconnected", "message": "Instance logged out"}
@@ -134,10 +134,10 @@ class LogoutView(TurboZapView):
 
 
 class RenameView(TurboZapView):
-    def put(self, request: Request, name: str) -> Response:
+    def put(self, request: Request, instance: str) -> Response:
         """Give a connection another name; its connection_id stays."""
         body = self.read_body(NameBody)
-        session = self.find_named(name)
+        session = self.find_named(instance)
         edit_session(session=session, asker=self.asker, now=timezone.now(), name=body.name)
         return said({"old_name": session.session_name, "new_name": body.name, "message": "Instance renamed"})
 

@@ -46,9 +46,9 @@ class MediaBody(MessageBody):
 class MessageView(TellsQueueMissing, TurboZapView):
     """A door of the outbox. Its handler runs in one transaction, as that of the native doors."""
 
-    def queue(self, name: str, body: MessageBody, payload: dict[str, Any]) -> Response:
+    def queue(self, instance: str, body: MessageBody, payload: dict[str, Any]) -> Response:
         """Accept a message to a number, through a connection that the caller sees."""
-        session = self.find_named(name)
+        session = self.find_named(instance)
         with self.scope():
             self.used = line = find_line(session.pk)
             if line is None:
@@ -68,14 +68,14 @@ class MessageView(TellsQueueMissing, TurboZapView):
 
 
 class TextView(MessageView):
-    def post(self, request: Request, name: str) -> Response:
+    def post(self, request: Request, instance: str) -> Response:
         """Accept a text."""
         body = self.read_body(TextBody)
-        return self.queue(name, body, {"type": "text", "text": body.text})
+        return self.queue(instance, body, {"type": "text", "text": body.text})
 
 
 class MediaView(MessageView):
-    def post(self, request: Request, name: str) -> Response:
+    def post(self, request: Request, instance: str) -> Response:
         """Accept a file that the broker can fetch."""
         body = self.read_body(MediaBody)
         if body.base64 is not None:
@@ -86,7 +86,7 @@ class MediaView(MessageView):
             "mediaUrl": body.media_url, "mimeType": body.mime_type, "fileName": body.file_name,
             "caption": body.caption,
         }  # fmt: skip
-        return self.queue(name, body, {field: value for field, value in payload.items() if value is not None})
+        return self.queue(instance, body, {field: value for field, value in payload.items() if value is not None})
 
 
 def _quoted(line: Line, quote_id: str | None) -> dict[str, str]:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from django.urls import URLPattern, path
+from django.urls import URLPattern, path, register_converter
 
 from whatsapp.api import turbozap
 from whatsapp.api.turbozap_base import NotSupportedView
 from whatsapp.api.turbozap_keys import KeyListView, KeyView
 from whatsapp.api.turbozap_messages import MediaView, TextView
 
-_MISSING = ("message", "group", "contact", "presence", "profile", "call")
+
+class Missing:
+    """The kinds of things that TurboZap does and we do not."""
+
+    regex = "message|group|contact|presence|profile|call"
+
+    def to_python(self, value: str) -> str:
+        return value
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+register_converter(Missing, "turbozap_missing")
 
 
 def _routes(prefix: str) -> list[URLPattern]:
-    one = f"{prefix}instance/<str:name>"
+    one = f"{prefix}instance/<str:instance>"
     return [
         path(f"{prefix}instance/create", turbozap.CreateView.as_view(), name="turbozap-create"),
         path(f"{prefix}instance/list", turbozap.ListView.as_view(), name="turbozap-list"),
@@ -24,9 +37,9 @@ def _routes(prefix: str) -> list[URLPattern]:
         path(f"{one}/restart", turbozap.RestartView.as_view(), name="turbozap-restart"),
         path(f"{one}/logout", turbozap.LogoutView.as_view(), name="turbozap-logout"),
         path(f"{one}/name", turbozap.RenameView.as_view(), name="turbozap-name"),
-        path(f"{prefix}message/<str:name>/text", TextView.as_view(), name="turbozap-text"),
-        path(f"{prefix}message/<str:name>/media", MediaView.as_view(), name="turbozap-media"),
-        *[path(f"{prefix}{kind}/<path:rest>", NotSupportedView.as_view(), name="turbozap-no") for kind in _MISSING],
+        path(f"{prefix}message/<str:instance>/text", TextView.as_view(), name="turbozap-text"),
+        path(f"{prefix}message/<str:instance>/media", MediaView.as_view(), name="turbozap-media"),
+        path(f"{prefix}<turbozap_missing:kind>/<path:rest>", NotSupportedView.as_view(), name="turbozap-no"),
     ]
 
 
