@@ -20,7 +20,14 @@ from pytest_django.fixtures import Settings
 
 from leadengine.accounts.models import Tenant
 from leadengine.accounts.scopes import service_scope
-from leadengine.operations.backups import Backup, BackupFailed, create_backup, restore_backup, verify_backup
+from leadengine.operations.backups import (
+    Backup,
+    BackupFailed,
+    create_backup,
+    latest_backup,
+    restore_backup,
+    verify_backup,
+)
 from leadengine.operations.backups.files import manifest_of
 from leadengine.operations.backups.restoring import STEPS
 from leadengine.operations.models import BackupRecord
@@ -267,6 +274,7 @@ def test_session_p63_and_p65_and_p66_restore_brings_everything_back(
         assert (line.session_name, line.auto_reconnect) == ("Loja", True)
     assert not Tenant.objects.filter(slug="novo").exists()
     assert not Maintenance.objects.get(pk=1).closed
+    assert latest_backup().path == backup.path  # and not what the restore put aside
     assert create_backup(kind="manual").manifest["grants"] == rights  # DELETE on sessions has not come back
     kinds = set(BackupRecord.objects.values_list("kind", flat=True))
     assert kinds == {"daily", "pre_restore", "manual"}  # the restored table had none of them

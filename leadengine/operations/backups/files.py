@@ -98,9 +98,9 @@ def all_backups() -> list[Backup]:
 
 
 def latest_backup() -> Backup:
-    """The newest backup of everything. Raises: BackupFailed."""
+    """The newest backup of everything; what a restore put aside has to be named. Raises: BackupFailed."""
     for backup in all_backups():
-        if backup.is_complete:
+        if backup.is_complete and backup.manifest["kind"] != "pre_restore":
             return backup
     raise BackupFailed(f"There is no backup of everything in {settings.BACKUP_DIR}.")
 
