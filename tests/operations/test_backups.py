@@ -257,6 +257,13 @@ def test_session_p63_and_p65_and_p66_restore_brings_everything_back(
     broker.open(Line(name, name) for name in ("ipe-01", "cedro-01"))
     with service_scope("test"), saving():
         WhatsAppSession.objects.update(desired_state="connected", status="connected")
+    with service_scope("test"):
+        said_once = Message.objects.get(content="um")
+        Message.objects.create(
+            tenant=world.ipe, ticket_id=said_once.ticket_id, contact_id=said_once.contact_id, position=3,
+            direction="OUTBOUND", status="QUEUED", source="AGENT", sent_at=timezone.now(), content="resposta",
+            session_id=world.line.pk,
+        )  # fmt: skip
     backup = create_backup(kind="daily")
     rights = backup.manifest["grants"]
     with service_scope("test"), saving():
@@ -269,7 +276,9 @@ def test_session_p63_and_p65_and_p66_restore_brings_everything_back(
     assert [line.split(". ")[1].rsplit(maxsplit=2)[0].strip() for line in said[:4]] == list(STEPS)
     assert all(line.endswith(" s") for line in said[:4])
     with service_scope("test"):
-        assert sorted(Message.objects.values_list("content", flat=True)) == ["dois", "um"]  # the smoke message is gone
+        assert sorted(Message.objects.values_list("content", flat=True)) == ["dois", "resposta", "um"]
+        waited = Message.objects.get(content="resposta")  # it may have left since: it does not leave twice
+        assert (waited.status, (waited.error or {})["code"]) == ("FAILED", "RESTORED")
         line = WhatsAppSession.objects.get(pk=world.line.pk)
         assert (line.session_name, line.auto_reconnect) == ("Loja", True)
     assert not Tenant.objects.filter(slug="novo").exists()

@@ -66,6 +66,15 @@ FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace
 """
 
 
+# In the same transaction, for senders do not wait: what was still to leave then may have reached its customer since.
+_HOLDING = """
+UPDATE public.tickets_message SET status = 'FAILED', failed_at = pg_catalog.now(), wait_reason = NULL,
+    not_before = NULL, error = '{"code": "RESTORED", "retryable": true,
+              "message": "Esperava na fila quando o backup foi feito; pode já ter saído. Confira antes de reenviar."}'
+WHERE status = 'QUEUED';
+"""
+
+
 class RestoredButClosed(BackupFailed):
     """The database is the restored one, but what came after failed: the product stays closed."""
 
@@ -155,16 +164,18 @@ def _clearing() -> str:
 
 
 def _counting(backup: Backup) -> str:
-    """Statements that fail, before the commit, when a table has not as many rows as the manifest says."""
+    """Statements that fail, before the commit, when a table has not as many rows as the manifest says, and then hold
+    back what waits to be sent."""
     checks = [
         sql.SQL("IF (SELECT count(*) FROM public.{}) <> {} THEN RAISE EXCEPTION 'error: wrong count of %', {}; END IF;")
         .format(sql.Identifier(name), sql.Literal(rows), sql.Literal(name)).as_string(None)
         for name, rows in backup.manifest["tables"].items()
     ]  # fmt: skip
+    holding = _HOLDING if "tickets_message" in backup.manifest["tables"] else ""
     become, again = (
         f"DO $$ BEGIN PERFORM pg_catalog.set_config('role', '{name}', true); END $$;" for name in (SERVICE_ROLE, "none")
     )  # the owner is bound by row level security, and the policies are in force by now
-    return "\n".join([become, "DO $check$ BEGIN", *checks, "END $check$;", again, ""])
+    return "\n".join([become, "DO $check$ BEGIN", *checks, "END $check$;", holding, again, ""])
 
 
 def _closing(backup: Backup, before: Maintenance) -> str:
