@@ -19,6 +19,8 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 ]  # fmt: skip
+# Whom the operator's key and keyless calls act for, as in the demo; tests/e2e/test_seeds.py makes them.
+SEED_TENANT, SEED_OWNER = "sementes", "eva@sementes.test"
 expect.set_options(timeout=15_000)  # as long as any action: the machine is shared with other tests
 
 
@@ -42,7 +44,10 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         yield Running(Path(run_env))
         return
     # What the broker could not deliver is read every minute otherwise: too long to wait for in tests.
-    running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo", given={"WHATSAPP_GAP_FILL_SECONDS": "10"})
+    given = {
+        "WHATSAPP_GAP_FILL_SECONDS": "10", "API_KEY_TENANT": SEED_TENANT, "BAILEYS_SIMPLE_DEV_OWNER": SEED_OWNER,
+    }  # fmt: skip
+    running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo", given=given)
     yield running
     running.stop()
 
