@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -88,7 +89,8 @@ def _known(name: str) -> str:
 def _drop_tasks(name: str) -> int:
     try:
         with app.connection_for_write() as engine, engine.channel() as channel:
-            return int(channel.queue_purge(name) or 0)
+            purge: Callable[[str], int | None] = channel.queue_purge  # type: ignore[attr-defined]
+            return purge(name) or 0
     except ChannelError:
         return 0  # nobody has put anything there yet
     except (KombuError, *UNAVAILABLE) as error:

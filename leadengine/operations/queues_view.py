@@ -6,7 +6,7 @@ and a password, asks for these; everybody else for that one.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
@@ -38,8 +38,8 @@ class QueueName:
 class OperatorView(APIView):
     """For API_KEY only, whatever tenant it acts in elsewhere."""
 
-    authentication_classes: ClassVar = (OperatorAuthentication,)
-    permission_classes: ClassVar = (IsOperator,)
+    authentication_classes = (OperatorAuthentication,)
+    permission_classes = (IsOperator,)
     metadata_class = None
 
 

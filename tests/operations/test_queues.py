@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -102,6 +105,29 @@ def test_emptying_takes_what_waits_of_every_tenant_and_leaves_the_rest(committed
     assert purge_outbox(now=timezone.now()) == 1
     assert (reload(first).status, reload(second).status) == ("SENT", "FAILED")
     assert purge_outbox(now=timezone.now()) == 0
+
+
+def run(*words: str) -> Any:
+    out = StringIO()
+    call_command(*words, "--json", stdout=out)
+    return json.loads(out.getvalue())
+
+
+def test_the_commands_do_the_same(committed_world: World) -> None:
+    row = queue(committed_world, conversation(committed_world))
+    assert {one["name"]: one["messages"] for one in run("queue_status")}[SENDING] == 1
+    assert run("queue_status", SENDING)[0]["messages"] == 1
+    with pytest.raises(CommandError, match="--yes"):
+        run("queue_purge", SENDING)
+    assert reload(row).status == "QUEUED"
+    assert run("queue_purge", SENDING, "--yes") == {"queue": SENDING, "purged": 1}
+    assert reload(row).status == "FAILED"
+    for words in (("queue_status", "none"), ("queue_purge", "none", "--yes")):
+        with pytest.raises(CommandError, match="fila"):
+            run(*words)
+    out = StringIO()
+    call_command("queue_status", stdout=out)
+    assert f"{SENDING} " in out.getvalue()
 
 
 def test_without_its_engine_the_operator_is_told(committed_world: World, operator: Client, monkeypatch: Any) -> None:

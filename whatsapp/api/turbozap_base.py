@@ -5,7 +5,7 @@ Spec/sessions.md section 7. The services are those of the native API; only the s
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from drf_spectacular.utils import extend_schema
 from pydantic import ConfigDict
@@ -62,7 +62,7 @@ class SnakeBody(Body):
 class TurboZapEnvelope(ScopedAPIView):
     """Answers `{success, message?, data?, error?}`. Callers have a key: no cookie, hence no forged requests."""
 
-    authentication_classes: ClassVar = (TokenAuthentication,)
+    authentication_classes = (TokenAuthentication,)
 
     def handle_exception(self, exc: Exception) -> Response:
         response = super().handle_exception(exc)
@@ -80,7 +80,7 @@ class TurboZapView(TurboZapEnvelope, SessionAPIView):
         """A visible connection by its connection_id, else by its name. Raises: InstanceNotFound, AmbiguousName."""
         with self.scope():
             rows = self.visible().select_related("owner") if "\0" not in name else WhatsAppSession.objects.none()
-            found = list(rows.filter(connection_id=name)) or list(rows.filter(session_name=name))
+            found: list[WhatsAppSession] = list(rows.filter(connection_id=name)) or list(rows.filter(session_name=name))
         if not found:
             raise InstanceNotFound
         if len(found) > 1:

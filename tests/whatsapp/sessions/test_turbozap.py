@@ -133,7 +133,7 @@ def test_session_p45_the_code_is_a_picture_of_the_string(house: World, broker: B
 
     def shown() -> bool:
         found.update(good(call(client, "GET vendas/qrcode")))
-        return found["status"] == "qrcode"
+        return bool(found["status"] == "qrcode")
 
     until(shown)  # asking has started it
     assert fresh(session).desired_state == "connected"
