@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +22,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from leadengine import metrics
 from leadengine.errors import NotConfigured
 from whatsapp import broker_health
+from whatsapp.adapters.patience import time_left
 from whatsapp.broker_errors import (
     RATE_PAUSE,
     BrokerAuth,
@@ -62,7 +63,6 @@ __all__ = [
     "read_answer",
     "require_configured",
     "stream",
-    "within",
 ]
 
 CONNECT_SECONDS = 5
@@ -139,7 +139,7 @@ def call(
         "timeout": (CONNECT_SECONDS, (timeout_ms or settings.WHATSAPP_BROKER_TIMEOUT_MS) / 1000),
         "allow_redirects": False,
     }
-    budget = _budget()
+    budget = time_left()
     if budget is not None:
         request["timeout"] = (min(CONNECT_SECONDS, budget), budget)
     for pause in REPEATS if method == "GET" and budget is None else ():
@@ -148,17 +148,6 @@ def call(
         except BrokerUnreachable:
             time.sleep(pause)
     return _measured(method, route, request, raw)
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[None]:
-    """Let all calls of this thread together take so long: somebody waits for them, and nothing is tried twice."""
-    before = getattr(_phase, "until", None)
-    _phase.until = time.monotonic() + seconds
-    try:
-        yield
-    finally:
-        _phase.until = before
 
 
 def stream(route: str) -> Iterator[bytes]:
@@ -177,12 +166,6 @@ def stream(route: str) -> Iterator[bytes]:
             yield from response.iter_lines(chunk_size=None)
     except requests.RequestException as error:
         raise BrokerUnreachable(answer=type(error).__name__) from error
-
-
-def _budget() -> float | None:
-    """What is left of `within`, at least a tenth of a second; None when nobody waits."""
-    until: float | None = getattr(_phase, "until", None)
-    return None if until is None else max(0.1, until - time.monotonic())
 
 
 def _measured(method: str, route: str, request: Mapping[str, Any], raw: bool) -> Answer:

@@ -15,10 +15,11 @@ from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.operations import facts
 from tests.api import by_cookie
 from tests.conftest import World
-from tests.outbound import events_of
+from tests.outbound import events_of, until
 from tests.whatsapp.inbound import receive, text_event
 from whatsapp.models import InboundHour, WhatsAppSession
 from whatsapp.serializers import instance_json
+from whatsapp.services.lines import announce_late
 from whatsapp.services.persistence import saving
 from whatsapp.services.silence import watch_silence
 
@@ -65,6 +66,7 @@ def test_inbound_22_the_alarm_fires_in_a_simulated_week_and_the_next_message_cle
     assert _gauge() == 1
     with events_of(committed_world) as events:
         receive(text_event("voltou"))
+        until(lambda: announce_late(now=timezone.now()))  # the second of the first news is over
         told = [data for name, data in events() if name == "whatsapp.session.updated"]
     assert [(data["evidence"]["silent"], data["version"]) for data in told] == [(False, 2)]
     assert line(committed_world).silent_since is None

@@ -16,8 +16,8 @@ from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope
 from leadengine.errors import DomainError
-from whatsapp import broker
 from whatsapp.adapters import SessionState, get_adapter
+from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import InstanceDisconnected, InstanceNotFound
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.changing import Change, change_session
@@ -124,7 +124,7 @@ def find_unclaimed() -> list[SessionState]:
 def _asked(session: WhatsAppSession) -> Iterator[None]:
     """The broker has so long, and what it cannot find or reach is said in our words."""
     try:
-        with broker.within(_seconds()):
+        with within(_seconds()):
             yield
     except InstanceNotFound as error:
         raise NoSuchInstance from error

@@ -12,8 +12,8 @@ import structlog
 from django.utils import timezone
 
 from leadengine.errors import NotConfigured
-from whatsapp import broker
 from whatsapp.adapters import get_adapter
+from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import BrokerError, InstanceNotFound, InvalidTo, MessageRejected, UnsupportedOperation
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions import states
@@ -39,7 +39,7 @@ def converge(*, session_id: UUID, origin: Origin, seconds: float | None = None) 
         get_adapter().require_configured()
         if seconds is None:
             return _converge(session, origin)
-        with broker.within(seconds):
+        with within(seconds):
             return _converge(session, origin)
     except (BrokerError, NotConfigured) as error:
         log.info("converge_pending", session_id=str(session_id), wish=session.pending_wish, error=error.code)

@@ -19,8 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from leadengine import metrics
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.errors import NotConfigured
-from whatsapp import broker
 from whatsapp.adapters import QrCode, SessionState, get_adapter
+from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import BrokerError
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import persist
@@ -77,7 +77,7 @@ def read_qr(*, session_id: UUID, tenant_id: UUID) -> QrShown:
     looked_at = session.last_probe_at
     if looked_at is None or now - looked_at > FRESH or not shown_qr(session, now).available:
         try:
-            with broker.within(READ_SECONDS):
+            with within(READ_SECONDS):
                 state = look(session, origin=Origin("user"))
                 if state is not None and state.state == "qrcode":
                     fetch_qr(session_id=session_id, tenant_id=tenant_id, state=state)

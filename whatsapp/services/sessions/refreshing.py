@@ -11,8 +11,8 @@ from django.conf import settings
 
 from leadengine.errors import DomainError, NotConfigured
 from leadengine.limiting import count_in_minute
-from whatsapp import broker
 from whatsapp.adapters import get_adapter
+from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import BrokerError
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.changing import Origin
@@ -55,7 +55,7 @@ def refresh_sessions(*, sessions: Sequence[WhatsAppSession], origin: Origin) -> 
     until = time.monotonic() + settings.SESSION_ACTION_TIMEOUT_MS / 1000
     warned: list[Warned] = []
     try:
-        with broker.within(READ_SECONDS):
+        with within(READ_SECONDS):
             get_adapter().overview()
     except (BrokerError, NotConfigured) as error:
         return [Warned(error)]
@@ -74,7 +74,7 @@ def refresh_session(
 ) -> BrokerError | NotConfigured | None:
     """Bring one row in line with the broker; what kept us from it, None when nothing did."""
     try:
-        with broker.within(seconds):
+        with within(seconds):
             if look(session, origin=origin) is None:
                 ask_for_look(session.pk, source=origin.source)
     except (BrokerError, NotConfigured) as error:

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Literal
 
 from leadengine.errors import NotConfigured
-from whatsapp import broker
 from whatsapp.adapters import get_adapter
+from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import BrokerError, InstanceNotFound
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.acting import carry_out
@@ -35,7 +35,7 @@ def remove_session(*, session: WhatsAppSession, asker: Asker, now: datetime) -> 
 def _is_there(session: WhatsAppSession) -> bool:
     """Asked before, since the broker's delete does not tell. Raises: BrokerError, NotConfigured."""
     try:
-        with broker.within(READ_SECONDS):
+        with within(READ_SECONDS):
             get_adapter().status(instance=wire_name(session))
     except InstanceNotFound:
         return False
