@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, cast
 
 from django import forms
@@ -25,7 +26,7 @@ from unfold.paginator import InfinitePaginator as EndlessPaginator
 
 from leadengine.accounts.models import Tenant, User
 from leadengine.admin_site.display import screen
-from leadengine.admin_site.site import person, tenant_of
+from leadengine.admin_site.site import person, scope_of, tenant_of
 from leadengine.errors import DomainError
 
 Words = str | Promise
@@ -194,6 +195,11 @@ class BackOfficeAdmin(TenantWall, ModelAdmin):
         row = self.get_object(request, str(object_id)) if made else None
         return [one for one in made if row is not None and one.method.fits(person(request), row)]
 
+    def get_actions_list(self, request: HttpRequest) -> list[UnfoldAction]:
+        """The dialogs over the list that fit the person."""
+        made = [self.get_unfold_action(name) for name in self._extract_action_names(self.actions_list)]
+        return [one for one in made if one.method.fits(person(request), None)]
+
 
 class ReadOnlyInline(TenantWall, TabularInline):
     """Related rows under a form, to look at."""
@@ -240,37 +246,44 @@ def dialog(
     fits: Callable[[User, Any], bool],
     form_class: type[DialogForm] = DialogForm,
     variant: ActionVariant = ActionVariant.DEFAULT,
+    outside: bool = False,
 ) -> Callable[..., Any]:
-    """A button on a row's page that opens a form and, once that is sent, runs the function.
+    """A button on a row's page, or over a list, that opens a form and, once that is sent, runs the function.
 
     The function gets (request, row, form), calls one service and returns the sentence that says what happened. Only a
-    POST writes. `fits(user, row)` says whether the button is there; the same answer guards its address.
+    POST writes. `fits(user, row)` says whether the button is there; the same answer guards its address. Over a list
+    the row is None. `outside`: the function calls a broker, so it runs in no transaction and opens its own scopes.
     """
 
     def decorate(run: Callable[..., Words]) -> Any:
-        def view(self: BackOfficeAdmin, request: HttpRequest, object_id: str) -> HttpResponse:
-            row = self.get_object(request, object_id)
-            if row is None or not self.has_view_permission(request, row):
-                raise Http404
-            if not fits(person(request), row):
-                raise PermissionDenied
-            form = form_class(data=request.POST or None, request=request, object_id=object_id, row=row)
-            if request.method == "POST" and form.is_valid():
-                try:
-                    with transaction.atomic():
-                        said = run(self, request, row, form)
-                except DomainError as error:
-                    form.refuse(error)
-                else:
-                    messages.success(request, str(said))
-                    there = screen(self.model, "change", row.pk)
-                    return HttpResponse(headers={"HX-Redirect": there}) if request.htmx else redirect(there)  # type: ignore[attr-defined]
+        def view(self: BackOfficeAdmin, request: HttpRequest, object_id: str | None = None) -> HttpResponse:
+            with scope_of(request) if outside else nullcontext():
+                row = self.get_object(request, object_id) if object_id else None
+                if (row is None and object_id) or not self.has_view_permission(request, row):
+                    raise Http404
+                if not fits(person(request), row):
+                    raise PermissionDenied
+                form = form_class(data=request.POST or None, request=request, object_id=object_id, row=row)
+                if request.method != "POST" or not form.is_valid():
+                    return ask_for(request, form)
+            try:
+                with nullcontext() if outside else transaction.atomic():
+                    said = run(self, request, row, form)
+            except DomainError as error:
+                form.refuse(error)
+                with scope_of(request) if outside else nullcontext():
+                    return ask_for(request, form)
+            messages.success(request, str(said))
+            there = screen(self.model, "change", row.pk) if row is not None else screen(self.model)
+            return HttpResponse(headers={"HX-Redirect": there}) if request.htmx else redirect(there)  # type: ignore[attr-defined]
+
+        def ask_for(request: HttpRequest, form: DialogForm) -> HttpResponse:
             words = {"dialog": {"title": title, "description": ask}, "form": form, "form_submit_text": title}
             return render(request, "unfold/helpers/dialog.html", words)
 
         view.__name__ = run.__name__
         made = action(view, description=title, icon=icon, variant=variant, url_path=run.__name__)
-        made.fits, made.dialog = fits, True
+        made.fits, made.dialog, made.outside = fits, True, outside
         return made
 
     return decorate

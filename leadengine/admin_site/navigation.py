@@ -46,6 +46,8 @@ def sidebar(request: HttpRequest) -> list[Item]:
                 _screen("whatsapp_whatsappatendimento", _("Atendimentos"), "support_agent"),
                 _screen("whatsapp_webhookevent", _("Webhook events"), "webhook"),
                 _screen("whatsapp_deadletter", _("Dead letters"), "report"),
+                _screen("whatsapp_persistencejournal", _("Journal"), "receipt_long"),
+                _screen("whatsapp_recoveryrun", _("Recoveries"), "restart_alt"),
             ],
         ),
         (

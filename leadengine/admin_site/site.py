@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, ClassVar
 from uuid import UUID
@@ -41,12 +41,14 @@ class BackOffice(UnfoldAdminSite):
     def admin_view(self, view: View, cacheable: bool = False) -> View:
         """Let nobody in but staff, and run the view, its rendering included, inside the scope of the person.
 
-        Every screen goes through here, Django's own and those that an app adds, so none can forget its scope.
+        Every screen goes through here, Django's own and those that an app adds, so none can forget its scope. A view
+        that calls a broker says `outside`: no transaction may be open then, so it opens the scope itself to read.
         """
+        outside = getattr(view, "outside", False)
 
         @wraps(view)
         def scoped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            with scope_of(request), shown_to(person(request)):
+            with nullcontext() if outside else scope_of(request), shown_to(person(request)):
                 response = view(request, *args, **kwargs)
                 # A template or a stream that is evaluated later would find no rows.
                 if isinstance(response, SimpleTemplateResponse):

@@ -23,6 +23,8 @@ from tests.whatsapp.inbound import text_event
 from tickets.models import CloseReason, Message, OutboundAttempt, Queue, Ticket
 from whatsapp.models import (
     DeadLetter,
+    PersistenceJournal,
+    RecoveryRun,
     SessionEvent,
     WebhookEvent,
     WebhookItem,
@@ -34,7 +36,7 @@ from whatsapp.services.persistence import saving
 
 SCREENS: tuple[type[Model], ...] = (
     Ticket, Message, Queue, CloseReason, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, DeadLetter, Contact,
-    ContactMerge, Lead, PipelineStage, Tag, User, ApiKey, AuditLog,
+    ContactMerge, Lead, PipelineStage, Tag, User, ApiKey, AuditLog, PersistenceJournal, RecoveryRun,
 )  # fmt: skip
 PHONE = "+5511988887777"
 QR = "2@QRSECRET"
@@ -103,6 +105,11 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
             ContactMerge: merge, PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner,
             ApiKey: key,
             AuditLog: AuditLog.objects.filter(action="queue.saved").latest("at"),
+            PersistenceJournal: PersistenceJournal.objects.create(
+                **mine, line_id=uuid7(), session_id=line.pk, operation="session.observe", entry={"phone": PHONE},
+                status="applied", recorded_at=now,
+            ),
+            RecoveryRun: RecoveryRun.objects.create(**mine, trigger="start", started_at=now, expected=1),
         }  # fmt: skip
 
 

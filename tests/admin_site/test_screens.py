@@ -22,7 +22,15 @@ from tests.conftest import World
 from tests.tickets.desk import arrive
 from tests.tickets.test_plans import filled, plans, scanned
 from tickets.models import CloseReason, Message, MessageMedia, Queue, Ticket
-from whatsapp.models import DeadLetter, WebhookEvent, WebhookItem, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.models import (
+    DeadLetter,
+    PersistenceJournal,
+    RecoveryRun,
+    WebhookEvent,
+    WebhookItem,
+    WhatsAppAtendimento,
+    WhatsAppSession,
+)
 
 Enter = Callable[[User], Client]
 __all__ = ["filled"]
@@ -30,10 +38,11 @@ __all__ = ["filled"]
 # Statements of a screen, with those that open and close its scope and find the session and the person. A list costs the
 # same with one row and with many.
 QUERIES: dict[type[Model], tuple[int, int]] = {  # (list, page of a row)
-    Ticket: (10, 17), Message: (8, 16), Queue: (8, 12), CloseReason: (8, 8), WhatsAppSession: (9, 13),
-    WhatsAppAtendimento: (9, 8), WebhookEvent: (9, 10), DeadLetter: (10, 13), Contact: (9, 17), Lead: (10, 13),
+    Ticket: (10, 17), Message: (8, 16), Queue: (8, 12), CloseReason: (8, 8), WhatsAppSession: (9, 12),
+    WhatsAppAtendimento: (9, 9), WebhookEvent: (9, 10), DeadLetter: (10, 13), Contact: (9, 17), Lead: (10, 13),
     ContactMerge: (8, 9),
     PipelineStage: (8, 8), Tag: (8, 8), User: (9, 11), ApiKey: (9, 9), AuditLog: (9, 8),
+    PersistenceJournal: (8, 8), RecoveryRun: (8, 8),
 }  # fmt: skip
 
 

@@ -1,5 +1,5 @@
-"""Back office: sessions and atendimentos, webhook events and the dead letters among them."""
+"""Back office: sessions, atendimentos, webhook events, dead letters, the journal and recoveries."""
 
-from whatsapp.admin import dead_letters, ledger, sessions
+from whatsapp.admin import atendimentos, dead_letters, keeping, ledger, sessions
 
-__all__ = ["dead_letters", "ledger", "sessions"]
+__all__ = ["atendimentos", "dead_letters", "keeping", "ledger", "sessions"]
