@@ -339,6 +339,8 @@ REALTIME_MAX_FRAMES_PER_10S = number("REALTIME_MAX_FRAMES_PER_10S", 40, least=1)
 
 # --- API ------------------------------------------------------------------------------------------------------
 API_KEY = words("API_KEY")
+if not DEVELOPMENT and any(len(_key) < 32 for _key in API_KEY):
+    raise ConfigurationError("API_KEY is short: set 32 random characters or more, as `openssl rand -hex 32` makes.")
 API_KEY_TENANT = text("API_KEY_TENANT")
 REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "leadengine.envelope.handle_exception",

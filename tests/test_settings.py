@@ -35,6 +35,7 @@ def test_code_reference_and_example_name_the_same_settings() -> None:
         ({"LEADENGINE_PROCESS": "web", "DATABASE_URL": ""}, "DATABASE_URL"),
         ({"LEADENGINE_PROCESS": "web", "SECRET_KEY": ""}, "SECRET_KEY"),
         ({"DEBUG": "false", "SECRET_KEY": "short"}, "SECRET_KEY"),
+        ({"DEBUG": "false", "API_KEY": f"{'a' * 32},{'b' * 31}"}, "API_KEY"),
     ],
 )
 def test_wrong_values_stop_the_start_with_the_name_of_the_variable(
