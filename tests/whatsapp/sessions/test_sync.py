@@ -14,6 +14,7 @@ from django.utils import timezone
 from leadengine.accounts.scopes import service_scope
 from leadengine.celery import SENDING
 from leadengine.redis import client
+from tests.api import by_key, send
 from tests.conftest import World
 from tests.outbound import Broker, events_of, until
 from tests.whatsapp.sessions.conftest import asker, fresh, make, sync
@@ -265,6 +266,12 @@ def test_session_n06_a_broker_that_is_away_for_60_s_changes_nothing(
     assert not evidence_of(row, now)["stale"]
     assert evidence_of(row, now + timedelta(seconds=60))["stale"]
     assert len(history(session)) == lines
+    set_columns(session.pk, last_synced_at=now - timedelta(seconds=60))
+    for path in ("", f"/{session.pk}", f"/{session.pk}/status"):
+        status, body = send(by_key(house.admin), "get", f"/api/integrations/whatsapp/instances{path}")
+        assert status == 200, path
+        data = body["data"][0] if path == "" else body["data"]
+        assert (data["status"], data.get("evidence", data)["stale"]) == ("connected", True)
 
 
 def test_session_n09_an_answer_to_create_that_is_lost_makes_no_second_one(
@@ -280,6 +287,7 @@ def test_session_n09_an_answer_to_create_that_is_lost_makes_no_second_one(
         proxy.lose = lambda *_: False
         # A second request finds our own name taken: it is ours.
         carry_out(session=again, asker=asker(house.agent))
+        assert fresh(again).broker_confirmed_at is not None
         assert creations(broker) == 3
         sync()
         becomes(synced, "qrcode")
@@ -304,10 +312,11 @@ def test_session_n15_a_late_answer_does_not_undo_a_disconnect(house: World, brok
         poll.start()
         assert asked.wait(10)
         disconnect_session(session=fresh(session), asker=asker(house.admin), now=timezone.now())
+        assert not carry_out(session=session, asker=asker(house.admin)).pending, "nothing is pending that would hold it"
         answer.set()
         poll.join()
     row = fresh(session)
-    assert (row.status, row.desired_state, row.pending_wish) == ("disconnected", "disconnected", "logout")
+    assert (row.status, row.desired_state, row.pending_wish) == ("disconnected", "disconnected", None)
     assert history(session)[-1] == ("disconnected", "stop")
 
 
