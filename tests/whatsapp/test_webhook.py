@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -215,8 +214,8 @@ def test_inbound_03_refused_callers_are_limited_by_address_and_right_ones_never(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client().flushdb()
-    minute = SimpleNamespace(time=lambda: 1_795_293_630.0, perf_counter=time.perf_counter)
-    monkeypatch.setattr("whatsapp.api.webhook.time", minute)  # the count begins anew with each minute
+    minute = SimpleNamespace(time=lambda: 1_795_293_630.0)
+    monkeypatch.setattr("leadengine.limiting.time", minute)  # the count begins anew with each minute
     statuses = [post(text_event(), {"X-API-Key": "wrong"}, address="10.9.9.9").status for _ in range(61)]
     assert statuses == [401] * 60 + [429]
     last = post(text_event(), {"X-API-Key": "wrong"}, address="10.9.9.9")
