@@ -32,7 +32,7 @@ from whatsapp.services.sessions.wishes import (
     disconnect_session,
     edit_session,
 )
-from whatsapp.views.sessions import answer_qr, find_session, list_context, live_context, page_context
+from whatsapp.views.sessions import answer_live, answer_qr, find_session, list_context, show_page
 from whatsapp.views.shown import ShownSession
 
 _SHOWN_IN_PLACE = frozenset({400, 409, 422})  # what htmx swaps in (its configuration on the page)
@@ -105,7 +105,7 @@ def pair(request: DeskRequest, session_id: UUID) -> HttpResponse:
         context["pair_refusal"], status = error.message, error.status
     if by_script(request):
         return render(request, "whatsapp/_pair.html", context, status=status if status in _SHOWN_IN_PLACE else 200)
-    return render(request, "whatsapp/session.html", page_context(request, shown, **context), status=status)
+    return show_page(request, shown, status=status, **context)
 
 
 @require_POST
@@ -182,11 +182,10 @@ def _acted(request: DeskRequest, shown: ShownSession, act: Callable[[], None]) -
         return _go(request, reverse("sessions"))
     shown = find_session(request, shown.session.pk)
     if by_script(request):
-        context = live_context(shown, refusal=refusal)
-        return render(request, "whatsapp/_session_live.html", context, status=status)
+        return answer_live(request, shown, status=status, refusal=refusal)
     if not refusal:
         return redirect("session", shown.session.pk)
-    return render(request, "whatsapp/session.html", page_context(request, shown, refusal=refusal), status=status)
+    return show_page(request, shown, status=status, refusal=refusal)
 
 
 def _create(user: User, name: str) -> WhatsAppSession:

@@ -41,9 +41,7 @@ def sessions(request: DeskRequest) -> HttpResponse:
 def session(request: DeskRequest, session_id: UUID) -> HttpResponse:
     """One connection; for a script only the part that lives."""
     shown = find_session(request, session_id)
-    if by_script(request):
-        return render(request, "whatsapp/_session_live.html", live_context(shown))
-    return render(request, "whatsapp/session.html", page_context(request, shown))
+    return answer_live(request, shown) if by_script(request) else show_page(request, shown)
 
 
 @require_GET
@@ -62,7 +60,7 @@ def answer_qr(request: DeskRequest, shown: ShownSession) -> HttpResponse:
     asked_beside_it = request.headers.get("HX-Target") == "session-qr"
     if asked_beside_it and shown.session.status == WhatsAppSession.Status.QRCODE:
         return render(request, "whatsapp/_qr.html", {"shown": shown})
-    response = render(request, "whatsapp/_session_live.html", live_context(shown))
+    response = answer_live(request, shown)
     response["HX-Retarget"], response["HX-Reswap"] = "#session-live", "outerHTML"
     return response
 
@@ -94,19 +92,30 @@ def list_context(request: DeskRequest, form: NameForm | None = None, refusal: st
     }
 
 
-def page_context(request: DeskRequest, shown: ShownSession, **more: Any) -> dict[str, Any]:
+def answer_live(request: DeskRequest, shown: ShownSession, *, status: int = 200, refusal: str = "") -> HttpResponse:
+    """The part of the page that changes by itself, with the history beside it."""
+    context = {**_about(request, shown), "refusal": refusal, "beside": True}
+    return render(request, "whatsapp/_session_live.html", context, status=status)
+
+
+def show_page(request: DeskRequest, shown: ShownSession, *, status: int = 200, **more: Any) -> HttpResponse:
     """The whole page of a connection."""
     with user_scope(request.user):
-        history = list(SessionEvent.objects.filter(session=shown.session).order_by("-at", "-pk")[:_HISTORY])
         context = _around(request)
+    context |= _about(request, shown) | {"missing": _missing(), **more}
+    return render(request, "whatsapp/session.html", context, status=status)
+
+
+def _about(request: DeskRequest, shown: ShownSession) -> dict[str, Any]:
+    with user_scope(request.user):
+        history = list(SessionEvent.objects.filter(session=shown.session).order_by("-at", "-pk")[:_HISTORY])
     names = dict(WhatsAppSession.Status.choices)
-    steps = [(one.at, names.get(one.new_status, one.new_status)) for one in history]
-    return {**context, **live_context(shown), "history": steps, "missing": _missing(), **more}
-
-
-def live_context(shown: ShownSession, **more: Any) -> dict[str, Any]:
-    """The part of the page that changes by itself."""
-    return {"shown": shown, "session": shown.session, "view_seconds": settings.WHATSAPP_QR_VIEW_SECONDS, **more}
+    return {
+        "shown": shown,
+        "session": shown.session,
+        "view_seconds": settings.WHATSAPP_QR_VIEW_SECONDS,
+        "history": [(one.at, names.get(one.new_status, one.new_status)) for one in history],
+    }
 
 
 def _around(request: DeskRequest) -> dict[str, Any]:

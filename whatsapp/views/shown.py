@@ -34,7 +34,7 @@ _LOOKS = {
     Status.DISCONNECTED: ("", "wifi-off"),
 }
 _SAYS: dict[str, tuple[str | Promise, str | Promise]] = {
-    Status.CONNECTED: ("", ""),
+    Status.CONNECTED: (_("Messages arrive and leave."), ""),
     Status.CONNECTING: (_("Connecting to WhatsApp…"), ""),
     Status.QRCODE: (_("Waiting for the phone."), _("Scan the QR code with the phone of this number.")),
     Status.ERROR: (_("The connection failed."), _("Connect it again.")),
