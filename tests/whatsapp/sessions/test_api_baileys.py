@@ -92,7 +92,7 @@ def test_created_at_one_moment_and_by_name_and_without_start(house: World, setti
     settings.WHATSAPP_BROKER_URL = AWAY
     settings.WHATSAPP_MAX_CONNECTIONS_PER_OWNER = 0
     clients = [by_key(house.agent) for _ in range(4)]
-    answers = at_once(*[lambda client=client: send(client, "post", CONNECTIONS) for client in clients])  # type: ignore[misc]
+    answers = at_once(*[lambda client=client: send(client, "post", CONNECTIONS) for client in clients])
     assert len({good(answer, code=201)["connectionId"] for answer in answers}) == 4
     client = clients[0]
     quiet = made(client, name="Parada", autoInit=False, owner_id=str(house.agent2.pk))

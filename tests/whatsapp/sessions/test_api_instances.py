@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -112,6 +116,36 @@ def test_session_p04_native_with_the_broker_down_leaves_a_committed_row_and_says
     assert (str(row.pk), row.desired_state, row.pending_wish) == (made["id"], "connected", "connect")
 
 
+@contextmanager
+def refusing() -> Iterator[str]:
+    """A broker that refuses whatever is asked of it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b'{"error": "name_invalid"}'
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.02])
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_creation_that_the_broker_refuses_has_failed_and_is_not_pending(house: World, settings: Any) -> None:
+    with refusing() as settings.WHATSAPP_BROKER_URL:
+        made = data_of(create(by_key(house.agent), name="Vendas"), 201)
+    assert (made["status"], made["pending"], made["lastError"]["code"]) == ("failed", False, "BROKER_REFUSED")
+
+
 def test_session_p09_an_owner_in_the_body_or_a_header_is_ignored(house: World) -> None:
     client = by_key(house.agent)
     body = json.dumps({"name": "Minha", "owner_id": str(house.agent2.pk), "autoConnect": False})
@@ -123,7 +157,7 @@ def test_session_p09_an_owner_in_the_body_or_a_header_is_ignored(house: World) -
 
 
 def test_only_admins_create_for_others_and_only_in_their_tenant(house: World) -> None:
-    body = {"name": "Dela", "autoConnect": False, "ownerId": str(house.agent2.pk)}
+    body: dict[str, Any] = {"name": "Dela", "autoConnect": False, "ownerId": str(house.agent2.pk)}
     for user in (house.agent, house.supervisor):
         assert refused(create(by_cookie(user), **body)) == (403, "FORBIDDEN")
     assert data_of(create(by_cookie(house.admin), **body), 201)["ownerId"] == str(house.agent2.pk)
@@ -146,7 +180,7 @@ def test_session_n07_two_creates_at_the_limit_one_201_one_409(house: World, sett
     settings.WHATSAPP_BROKER_URL = AWAY
     client = by_key(house.agent)
     data_of(create(client, name="Primeira"), 201)
-    answers = at_once(*[lambda name=name: create(by_key(house.agent), name=name) for name in ("A", "B")])  # type: ignore[misc]
+    answers = at_once(*[lambda name=name: create(by_key(house.agent), name=name) for name in ("A", "B")])
     assert sorted(status for status, _ in answers) == [201, 409]
     (no,) = [body for status, body in answers if status == 409]
     assert no["error"]["code"] == "MAX_CONNECTIONS_REACHED"

@@ -57,7 +57,8 @@ class Outcome:
 def carry_out(*, session: WhatsAppSession, asker: Asker) -> Outcome:
     """Do at the broker what was just wished, as far as it answers in time; the sync goes on with the rest."""
     done = converge(session_id=session.pk, origin=asker.origin, seconds=_seconds())
-    return Outcome(load_session(session.pk) or session, not done)
+    row = load_session(session.pk) or session
+    return Outcome(row, not done and row.pending_wish is not None)  # a creation that was refused is not tried again
 
 
 def pair_phone(*, session: WhatsAppSession, phone: str, asker: Asker) -> str:
