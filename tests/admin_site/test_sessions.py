@@ -50,7 +50,7 @@ def test_session_p04_made_in_the_back_office(house: World, broker: Broker, enter
     assert client.post(where, form).status_code == 302
     settings.WHATSAPP_BROKER_URL = "http://127.0.0.1:9"
     answer = client.post(where, {**form, "name": "Filial"}, follow=True)
-    assert "ainda não respondeu" in answer.content.decode() or "not answered yet" in answer.content.decode()
+    assert "ainda não respondeu" in answer.content.decode()
     assert "Já existe uma conexão" in client.post(where, {**form, "name": "matriz"}).content.decode()
     with tenant_scope(house.ipe.pk):
         made = {one.session_name: one for one in WhatsAppSession.objects.filter(deleted_at=None)}
@@ -61,7 +61,7 @@ def test_session_p04_made_in_the_back_office(house: World, broker: Broker, enter
     supervisor = enter(house.supervisor)
     assert 'name="owner"' not in supervisor.get(where).content.decode()
     root = enter(house.superuser)
-    assert "Escolha" in root.post(where, form).content.decode() or root.post(where, form).status_code == 200
+    assert root.post(where, form).status_code == 200  # which tenant? they have chosen none
     with service_scope("test"):
         assert WhatsAppSession.objects.filter(session_name="Matriz").count() == 1
 
@@ -152,8 +152,10 @@ def test_session_p13_lists_filter_and_show_the_last_sync(office: Office, enter: 
 
     yes = ("status=error", "reauth=suspicious_block", "wanted=connected", "owned=active", "state=down")
     assert [query for query in yes if not found(query)] == []
-    no = ("status=connected", "reauth=idle_14d", "wanted=disconnected", "owned=inactive")
-    no += ("duplicate=PHONE_NUMBER_ALREADY_CONNECTED",)
+    no = [
+        "status=connected", "reauth=idle_14d", "wanted=disconnected", "owned=inactive",
+        "duplicate=PHONE_NUMBER_ALREADY_CONNECTED",
+    ]  # fmt: skip
     assert [query for query in no if found(query)] == []
     assert "tenant=" not in client.get(address(WhatsAppSession)).content.decode()
     root = enter(office.world.superuser)

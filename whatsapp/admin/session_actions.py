@@ -266,7 +266,7 @@ class SessionActions:
         number = len(reconnect_all(asker=_asker(request), now=timezone.now(), tenant_id=tenant_of(request)))
         return ngettext("%d connection is tried.", "%d connections are tried.", number) % number
 
-    @action(description=_("Unclaimed instances"), icon="help_center", url_path="unclaimed")
+    @action(description=_("Unclaimed instances"), icon="help_center", url_path="unclaimed")  # type: ignore[untyped-decorator]
     def unclaimed(self, request: HttpRequest) -> HttpResponse:
         """What the broker has and no session of ours names; for superusers, since it may be anybody's."""
         if not person(request).is_superuser:
@@ -283,8 +283,8 @@ class SessionActions:
             }  # fmt: skip
             return render(request, "admin/unclaimed.html", words)
 
-    unclaimed.outside = True  # type: ignore[attr-defined]
-    unclaimed.fits = lambda user, _row: user.is_superuser  # type: ignore[attr-defined]
+    unclaimed.outside = True
+    unclaimed.fits = lambda user, _row: user.is_superuser
 
 
 _PENDING = _("It is noted. The WhatsApp service has not answered yet; it is asked again by itself.")
@@ -307,4 +307,6 @@ def _asker(request: HttpRequest) -> Asker:
 
 
 def _members(tenant_id: UUID | None) -> Any:
-    return User.objects.filter(tenant_id=tenant_id, is_active=True).exclude(tenant_id=None).order_by("name")
+    if tenant_id is None:
+        return User.objects.none()
+    return User.objects.filter(tenant_id=tenant_id, is_active=True).order_by("name")

@@ -189,7 +189,7 @@ class SessionAdmin(SessionActions, BackOfficeAdmin):
     def synced(self, session: WhatsAppSession) -> Any:
         signs = evidence_of(session, timezone.now())
         if signs["silent"]:
-            return chip("warn", _("silent"), _("Connected, but it has received nothing for unusually long."))
+            return chip("warn", _("silent"), str(_("Connected, but it has received nothing for unusually long.")))
         stale = signs["stale"] and (session.connected or session.desired_state == "connected")
         return chip("warn", when(session.last_synced_at)) if stale else when(session.last_synced_at)
 
@@ -261,7 +261,11 @@ class SessionAdmin(SessionActions, BackOfficeAdmin):
     @once
     def history(self, session: WhatsAppSession) -> Any:
         latest = SessionEvent.objects.filter(session=session).order_by("-at")[:_LAST_EVENTS]
-        rows = [(moment(one.at), one.old_status, one.new_status, one.reason, one.source) for one in latest]
+        said = dict(WhatsAppSession.Status.choices)
+        rows = [
+            (moment(one.at), said.get(one.old_status, EMPTY), said.get(one.new_status), one.reason, one.source)
+            for one in latest
+        ]
         body = format_html_join("", "<tr><td>{}</td><td>{} → {}</td><td>{}</td><td>{}</td></tr>", rows)
         return format_html('<table class="le-table"><tbody>{}</tbody></table>', body) if rows else EMPTY
 
