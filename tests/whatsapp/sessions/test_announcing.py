@@ -68,7 +68,7 @@ def test_late_news_ask_for_a_worker(house: World, broker: Broker) -> None:
     client().flushdb()
     flip(session)
     flip(session)
-    waiting = [json.loads(raw)["headers"] for raw in client().lrange("whatsapp.maintenance", 0, -1)]  # type: ignore[union-attr]
+    waiting = [json.loads(raw)["headers"] for raw in client().lrange("whatsapp.maintenance", 0, -1)]
     (task,) = [one for one in waiting if one["task"] == lines.ANNOUNCE_TASK]
     eta = datetime.fromisoformat(task["eta"])
     assert 0 < (eta - timezone.now()).total_seconds() <= lines.EVENT_PAUSE_MS / 1000

@@ -144,7 +144,7 @@ def test_a_socket_is_refused_while_closed() -> None:
 
     async def knock() -> Any:
         scope = {"type": "websocket", "path": "/ws", "headers": [], "query_string": b""}
-        socket = ApplicationCommunicator(application, scope)
+        socket: Any = ApplicationCommunicator(application, scope)  # type: ignore[no-untyped-call]
         await socket.send_input({"type": "websocket.connect"})
         return await socket.receive_output(5)
 

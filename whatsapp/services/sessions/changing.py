@@ -99,6 +99,8 @@ def moved(
         columns |= _NO_QR | _CALM
     elif trigger is Trigger.DROP:
         columns["reconnect_started_at"] = now
+    elif trigger is Trigger.SCAN:
+        columns |= _CALM  # a person is waited for: no attempt of ours would help
     elif trigger in {Trigger.STOP, Trigger.LOGOUT, Trigger.GAVE_UP, Trigger.DUPLICATE}:
         columns |= _NO_QR | _CALM
         if trigger is Trigger.STOP:
