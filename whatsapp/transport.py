@@ -26,7 +26,7 @@ from whatsapp.adapters import Outgoing, get_adapter
 from whatsapp.services.atendimentos import follow_ticket
 from whatsapp.services.episodes import open_episode
 from whatsapp.services.lines import across_owners, capabilities_of, find_line, flag_risk
-from whatsapp.services.parking import apply_parked
+from whatsapp.services.parking import apply_parked, meet
 from whatsapp.services.persistence import persist
 from whatsapp.services.queue_missing import release_waiting
 from whatsapp.services.sessions.listening import ask_for_look
@@ -102,6 +102,7 @@ class BrokerTransport:
         return Sent(sent.external_id, sent.status, sent.answer, learned)
 
     def bound(self, *, tenant_id: UUID, session_id: UUID, external_id: str, now: datetime) -> None:
+        meet([(session_id, external_id)])
         apply_parked(tenant_id=tenant_id, keys=[(session_id, external_id)])
 
     def held(self, *, tenant_id: UUID, session_id: UUID, now: datetime) -> None:

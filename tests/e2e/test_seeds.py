@@ -99,7 +99,12 @@ class Seeds:
             "WHATSAPP_BROKER_API_KEY": self.product.env["WHATSAPP_BROKER_API_KEY"], **more,
         }  # fmt: skip
         return subprocess.Popen(
-            ["bash", *arguments], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ["bash", *arguments],
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
         )
 
 

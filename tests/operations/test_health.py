@@ -192,7 +192,8 @@ def test_pending_migrations_are_not_ready(committed_world: World) -> None:
         ).fetchall()
         try:
             assert get("/ready") == (503, {"ready": False, "reason": "migrations"})
-            assert get("/healthz")[1]["checks"]["migrations"] == {"ok": False, "pending": len(row)}
+            names = {name for _, name, _ in row}
+            assert get("/healthz")[1]["checks"]["migrations"] == {"ok": False, "pending": len(names)}
         finally:
             for values in row:
                 owner.execute("INSERT INTO django_migrations (app, name, applied) VALUES (%s, %s, %s)", values)

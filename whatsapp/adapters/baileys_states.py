@@ -20,6 +20,9 @@ _WORDS: dict[str, LineState] = {
 }
 
 
+_YEAR_9999 = 253_370_764_800_000  # milliseconds; what is later is no time
+
+
 def connection_of(data: Any) -> LineState | None:
     """What an answer says of a connection; None when it says nothing: `status` alone may be that of a message."""
     fields = as_dict(data)
@@ -63,7 +66,7 @@ def read_snapshot(instance: str, data: Any) -> SessionState | None:
         close_code=as_int(detail.get("statusCode")),
         logged_out=as_flag(detail.get("isLoggedOut")),
         qr_version=as_int(fields.get("qrVersion")) or 0,
-        qr_expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires else None,
+        qr_expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires and 0 < expires < _YEAR_9999 else None,
         risk_paused=as_flag(as_dict(fields["risk"]).get("paused")) if "risk" in fields else None,
         info={name: fields[name] for name in _KEPT if name in fields},
     )

@@ -21,12 +21,12 @@ _STATUS = {"OPEN": "ATIVO", "ASSIGNED": "ATIVO", "PENDING": "PAUSADO", "RESOLVED
 
 
 def follow_arrivals(*, tenant_id: UUID, rows: Sequence[tuple[NewMessage, Line, str]]) -> None:
-    """Give each live ticket that got a message its ATIVO row, with preview, time and unread count."""
+    """Give each live ticket that got a message its open row, with state, preview, time and unread count."""
     latest = {message.ticket.id: (message.ticket, line, chat) for message, line, chat in rows}
     live = [
         (
             ticket.id, chat, line.owner_id, line.connection_id, ticket.assignee_id, _PRIORITY[ticket.priority],
-            ticket.last_message_preview, ticket.last_message_at, ticket.unanswered_count,
+            ticket.last_message_preview, ticket.last_message_at, ticket.unanswered_count, _STATUS[ticket.status],
         )
         for ticket, line, chat in latest.values()
         if ticket.status in {"OPEN", "ASSIGNED", "PENDING"}
@@ -39,14 +39,14 @@ def _follow(tenant_id: UUID, live: Sequence[tuple[Any, ...]]) -> None:
     source, arrays = unnest(
         {
             "ticket_id": "uuid", "chat_id": "text", "owner_id": "uuid", "connection_id": "text", "assigned_to": "uuid",
-            "priority": "text", "preview": "text", "at": "timestamptz", "unread": "int",
+            "priority": "text", "preview": "text", "at": "timestamptz", "unread": "int", "state": "text",
         },
         sorted(live, key=lambda row: row[0]),
     )  # fmt: skip
-    names = "(ticket_id, chat_id, owner_id, connection_id, assigned_to, priority, preview, at, unread)"
+    names = "(ticket_id, chat_id, owner_id, connection_id, assigned_to, priority, preview, at, unread, state)"
     with connection.cursor() as cursor:
         cursor.execute(
-            f"""UPDATE whatsapp_atendimentos a SET status = 'ATIVO', assigned_to = u.assigned_to,
+            f"""UPDATE whatsapp_atendimentos a SET status = u.state, assigned_to = u.assigned_to,
                     last_message_preview = u.preview, last_message_at = u.at, unread_count = u.unread
                 FROM {source} AS u {names}
                 WHERE a.ticket_id = u.ticket_id AND a.status <> 'FECHADO' AND a.tenant_id = %s
@@ -58,7 +58,7 @@ def _follow(tenant_id: UUID, live: Sequence[tuple[Any, ...]]) -> None:
             # The chat is locked, so nobody else makes this row; an upsert is never used on the protected tables.
             cursor.execute(
                 f"""INSERT INTO whatsapp_atendimentos (tenant_id, ticket_id, chat_id, owner_id, connection_id,
-                        assigned_to, priority, last_message_preview, last_message_at, unread_count)
+                        assigned_to, priority, last_message_preview, last_message_at, unread_count, status)
                     SELECT %s, u.* FROM {source} AS u {names} WHERE NOT u.ticket_id = ANY(%s)
                         AND NOT EXISTS (SELECT 1 FROM whatsapp_atendimentos a WHERE a.owner_id = u.owner_id
                             AND a.connection_id = u.connection_id AND a.chat_id = u.chat_id AND a.status = 'ATIVO')""",  # noqa: S608

@@ -6,7 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from leadengine.accounts.models import User
-from leadengine.errors import DomainError, NotFound
+from leadengine.errors import DomainError
 from leads.services import Person, upsert_contacts
 from tickets.models import ReadMarker, Ticket
 from tickets.services.lifecycle import mark_read
@@ -63,16 +63,16 @@ def mark_chat_read(*, session: WhatsAppSession, chat: Address, actor: User, now:
 
 def close_chat(
     *, session: WhatsAppSession, chat: Address, actor: User, reason_code: str, now: datetime, scope: Scope
-) -> UUID:
-    """End the open atendimento of a chat and its ticket; its id. One transaction of its own.
+) -> UUID | None:
+    """End the open atendimento of a chat and its ticket; its id, None when there is none. One transaction of its own.
 
-    Raises: NotFound, and what close_atendimento raises; PersistenceUnavailable.
+    Raises: what close_atendimento raises, PersistenceUnavailable.
     """
 
-    def write() -> UUID:
+    def write() -> UUID | None:
         episode = _find_open(session, chat)
         if episode is None:
-            raise NotFound("Não há atendimento aberto nesta conversa.")
+            return None
         if episode.ticket_id is not None:
             close_atendimento(atendimento_id=episode.pk, actor=actor, reason_code=reason_code, now=now)
         else:  # a row that was made without a ticket has nothing to follow

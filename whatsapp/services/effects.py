@@ -11,7 +11,7 @@ from leads.services import list_addresses
 from tickets.services.effects import OURSELVES, Ack, apply_acks
 from tickets.services.polls import CONTACT, Asked, Vote, record_votes, remember_polls
 from whatsapp.schemas import Address, Edit, InboundMessage, OutboundEcho, PollVote, Reaction, Revoke, StatusUpdate
-from whatsapp.services.parking import KEPT, Effect, apply_effect, forget_expired, park
+from whatsapp.services.parking import KEPT, Effect, apply_effect, forget_expired, meet, park
 
 if TYPE_CHECKING:
     from whatsapp.services.batch import Work
@@ -41,6 +41,9 @@ def apply_effects(*, tenant_id: UUID, works: Sequence[Work], now: datetime) -> N
                 data["aliases"] = aliases
         effect = Effect(item.kind, key, actor, data, (work.event_id, work.index))
         message_id = apply_effect(tenant_id=tenant_id, kind=item.kind, key=key, actor=actor, data=data)
+        if message_id is None:
+            meet([key])
+            message_id = apply_effect(tenant_id=tenant_id, kind=item.kind, key=key, actor=actor, data=data)
         if message_id is not None:
             work.end("applied", item.reason, message_id)
         else:
@@ -51,7 +54,14 @@ def apply_ack_items(*, tenant_id: UUID, works: Sequence[Work], now: datetime) ->
     """Acks move messages of ours up, or wait for them seven days."""
     works = [work for work in works if isinstance(work.item, StatusUpdate)]
     acks = [Ack(work.key, work.item.status, work.item.at, work.item.error_code) for work in works]  # type: ignore[union-attr]
-    for work, ack, fate in zip(works, acks, apply_acks(tenant_id=tenant_id, acks=acks), strict=True):
+    fates = apply_acks(tenant_id=tenant_id, acks=acks)
+    missed = [number for number, fate in enumerate(fates) if fate == "not_found"]
+    if missed:
+        meet([acks[number].key for number in missed])
+        again = apply_acks(tenant_id=tenant_id, acks=[acks[number] for number in missed])
+        for number, fate in zip(missed, again, strict=True):
+            fates[number] = fate
+    for work, ack, fate in zip(works, acks, fates, strict=True):
         if fate == "applied":
             work.end("applied", "ack_applied")
         elif fate != "not_found":

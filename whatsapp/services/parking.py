@@ -47,6 +47,18 @@ def apply_effect(*, tenant_id: UUID, kind: str, key: Key, actor: str, data: dict
     return revoke_message(**who)
 
 
+def meet(keys: Collection[Key]) -> None:
+    """Wait for whoever gives one of these messages its id, or parks something for it, in another transaction now.
+
+    Who parks looks for the message again after this, who gives an id looks for what is parked: one of both finds it.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended(name, 2)) FROM unnest(%s::text[]) AS name",
+            [sorted({f"{session_id}:{external_id}" for session_id, external_id in keys})],
+        )
+
+
 def park(*, tenant_id: UUID, effect: Effect, now: datetime) -> None:
     """Keep an effect until its message appears, seven days at most; one that comes again is kept once."""
     where: list[Any] = [*effect.key, effect.kind, effect.actor]

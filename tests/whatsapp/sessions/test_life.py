@@ -9,10 +9,17 @@ from leadengine.accounts.scopes import service_scope
 from tests.conftest import World
 from tests.outbound import Broker, until
 from tests.whatsapp.sessions.conftest import asker, fresh, make, sync
-from whatsapp.models import SessionEvent, WhatsAppSession
+from whatsapp.models import SessionEvent, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.services.persistence import saving
 from whatsapp.services.sessions.acting import carry_out, find_unclaimed, renew_qr
 from whatsapp.services.sessions.qr import read_qr
-from whatsapp.services.sessions.wishes import connect_session, delete_session, disconnect_session
+from whatsapp.services.sessions.wishes import (
+    InstanceNotFound,
+    connect_session,
+    delete_session,
+    disconnect_session,
+    transfer_session,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -119,3 +126,57 @@ def test_session_p12_a_newer_code_when_asked(house: World, broker: Broker) -> No
     after = fresh(session)
     assert after.qr_version > before.qr_version
     assert shown.raw == after.qr_raw != before.qr_raw
+
+
+def test_a_new_code_is_not_taken_from_a_phone_that_has_just_scanned(house: World, broker: Broker) -> None:
+    session = make(house.admin)
+    synced(session, "qrcode")
+    until(lambda: [sync(), fresh(session).qr_code][1])
+    before = fresh(session)
+    broker.control(f"{session.broker_instance_id}/open", {"phone": "5511912345678"})
+    assert not renew_qr(session=before, asker=asker(house.admin)).available
+    assert fresh(session).connected
+    state = {one["id"]: one for one in broker.control("state", method="GET")["instances"]}
+    assert state[session.broker_instance_id]["connected"]
+
+
+def test_a_wish_for_a_deleted_one_is_refused_and_its_end_goes_on(house: World, broker: Broker) -> None:
+    session = make(house.admin)
+    delete_session(session=session, asker=asker(house.admin), now=timezone.now())
+    with pytest.raises(InstanceNotFound):
+        connect_session(session=session, asker=asker(house.admin), now=timezone.now())
+    assert fresh(session).pending_wish == "delete"
+
+
+def test_who_wants_all_back_does_not_want_what_was_ended_meanwhile(house: World, broker: Broker) -> None:
+    session = make(house.admin)
+    disconnect_session(session=session, asker=asker(house.admin), now=timezone.now())
+    connect_session(session=session, asker=asker(house.admin), now=timezone.now(), only_wanted=True)
+    assert fresh(session).desired_state == "disconnected"
+
+
+def test_a_line_that_is_given_away_takes_its_open_episodes_along(house: World, broker: Broker) -> None:
+    session = make(house.admin)
+    with service_scope("test"), saving():
+        row = WhatsAppAtendimento.objects.create(
+            tenant=house.ipe, owner=house.admin, chat_id="5511988887777@s.whatsapp.net",
+            connection_id=session.connection_id,
+        )  # fmt: skip
+    transfer_session(session=session, owner=house.agent, asker=asker(house.admin), now=timezone.now())
+    with service_scope("test"):
+        row.refresh_from_db()
+    assert (fresh(session).owner_id, row.owner_id) == (house.agent.pk, house.agent.pk)
+
+
+def test_a_connection_that_nobody_wants_does_not_end_the_one_that_is_wanted(house: World, broker: Broker) -> None:
+    wanted = make(house.admin, "Querida")
+    broker.control(f"{wanted.broker_instance_id}/open", {"phone": "5511912345678"})
+    synced(wanted, "connected")
+    other = make(house.admin, "Esquecida", auto_connect=False)
+    broker.control(f"{other.broker_instance_id}/open", {"phone": "5511912345678"})
+    sync()
+    sync()
+    assert fresh(wanted).connected
+    assert fresh(other).status == "disconnected"
+    state = {one["id"]: one for one in broker.control("state", method="GET")["instances"]}
+    assert not state[other.broker_instance_id]["connected"]

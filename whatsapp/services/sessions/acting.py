@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import phonenumbers
 from django.conf import settings
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope
 from leadengine.errors import DomainError
 from whatsapp.adapters import SessionState, get_adapter
 from whatsapp.adapters.patience import within
-from whatsapp.broker_errors import InstanceDisconnected, InstanceNotFound
+from whatsapp.broker_errors import (
+    BrokerTimeout,
+    InstanceDisconnected,
+    InstanceNotFound,
+    InvalidTo,
+    MessageRejected,
+)
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.changing import Change, change_session
 from whatsapp.services.sessions.converging import converge
-from whatsapp.services.sessions.looking import load_session, wire_name
+from whatsapp.services.sessions.looking import load_session, look, wire_name
 from whatsapp.services.sessions.observing import release
 from whatsapp.services.sessions.qr import QrShown, fetch_qr, read_qr, shown_qr
 from whatsapp.services.sessions.wishes import Asker, audit_session
@@ -57,7 +64,10 @@ class Outcome:
 def carry_out(*, session: WhatsAppSession, asker: Asker) -> Outcome:
     """Do at the broker what was just wished, as far as it answers in time; the sync goes on with the rest."""
     done = converge(session_id=session.pk, origin=asker.origin, seconds=_seconds())
-    row = load_session(session.pk) or session
+    try:
+        row = load_session(session.pk) or session
+    except (OperationalError, InterfaceError):
+        return Outcome(session, pending=True)  # the wish is committed, whatever has become of the database since
     return Outcome(row, not done and row.pending_wish is not None)  # a creation that was refused is not tried again
 
 
@@ -65,7 +75,10 @@ def pair_phone(*, session: WhatsAppSession, phone: str, asker: Asker) -> str:
     """A code to type on the phone. Raises: InvalidPhone, NotConnected, NoSuchInstance, BrokerError."""
     number = _parse_phone(phone)
     with _asked(session):
-        code = get_adapter().pair(instance=wire_name(session), phone=number)
+        try:
+            code = get_adapter().pair(instance=wire_name(session), phone=number)
+        except (InvalidTo, MessageRejected) as error:
+            raise InvalidPhone from error
     audit_session(asker, session, "session.pair")
     return code
 
@@ -74,17 +87,20 @@ def renew_qr(*, session: WhatsAppSession, asker: Asker) -> QrShown:
     """Another QR code than the stored one: the broker's own next, else a new pairing begun. Raises: BrokerError."""
     if session.status != Status.QRCODE:
         return read_qr(session_id=session.pk, tenant_id=session.tenant_id)
-    before = session.qr_raw
+    before, until = session.qr_raw, time.monotonic() + _seconds() - _LOOK_AGAIN
     audit_session(asker, session, "session.new_qr")
     with _asked(session):
+        state = look(session, origin=asker.origin)
+        if state is None or state.state != "qrcode":
+            return _shown(session)  # somebody has scanned it meanwhile, or there is nothing to scan
         if _take_qr(session) and _raw(session) != before:
             return _shown(session)
         get_adapter().wipe(instance=wire_name(session))  # nobody has scanned, so nothing is lost by beginning anew
-        until = time.monotonic() + _seconds()
         while time.monotonic() < until:
             time.sleep(_LOOK_AGAIN)
-            if _take_qr(session) and _raw(session) != before:
-                break
+            with suppress(BrokerTimeout):
+                if _take_qr(session) and _raw(session) != before:
+                    break
     return _shown(session)
 
 
@@ -159,6 +175,6 @@ def _parse_phone(phone: str) -> str:
         number = phonenumbers.parse(phone, "BR")
     except phonenumbers.NumberParseException as error:
         raise InvalidPhone from error
-    if not phonenumbers.is_possible_number(number):
+    if not phonenumbers.is_valid_number(number):
         raise InvalidPhone
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)

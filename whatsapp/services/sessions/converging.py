@@ -9,6 +9,7 @@ from datetime import datetime
 from uuid import UUID
 
 import structlog
+from django.db import InterfaceError, OperationalError
 from django.utils import timezone
 
 from leadengine.errors import NotConfigured
@@ -16,6 +17,7 @@ from whatsapp.adapters import get_adapter
 from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import BrokerError, InstanceNotFound, InvalidTo, MessageRejected, UnsupportedOperation
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import PersistenceUnavailable
 from whatsapp.services.sessions import states
 from whatsapp.services.sessions.changing import Change, Origin, change_session, moved
 from whatsapp.services.sessions.looking import load_session, look, wire_name
@@ -32,17 +34,21 @@ def converge(*, session_id: UUID, origin: Origin, seconds: float | None = None) 
 
     `seconds`: how long somebody waits for it. What does not succeed is tried again by the sync.
     """
-    session = load_session(session_id)
-    if session is None:
-        return True
     try:
+        session = load_session(session_id)
+        if session is None:
+            return True
         get_adapter().require_configured()
         if seconds is None:
             return _converge(session, origin)
         with within(seconds):
             return _converge(session, origin)
-    except (BrokerError, NotConfigured) as error:
-        log.info("converge_pending", session_id=str(session_id), wish=session.pending_wish, error=error.code)
+    except (BrokerError, NotConfigured, PersistenceUnavailable) as error:
+        # What was done and could not be saved is done again: creating adopts, ending what has ended is no error.
+        log.info("converge_pending", session_id=str(session_id), error=error.code)
+        return False
+    except (OperationalError, InterfaceError) as error:
+        log.warning("converge_without_database", session_id=str(session_id), error=type(error).__name__)
         return False
 
 
@@ -66,14 +72,16 @@ def _converge(session: WhatsAppSession, origin: Origin) -> bool:
 
 def _connect(session: WhatsAppSession, origin: Origin) -> bool:
     """Create it where it is not, start it, and read what came of it."""
+    if session.broker_confirmed_at is None and session.reconnect_attempts and look(session, origin=origin) is not None:
+        session = load_session(session.pk) or session  # it had been made, and the answer was lost
     if session.broker_confirmed_at is None:
         session = _create(session, origin)
-    adapter, instance = get_adapter(), wire_name(session)
     try:
-        adapter.connect(instance=instance)
+        _start(session)
     except InstanceNotFound:
         session = recreate(session, origin=origin)
-        adapter.connect(instance=wire_name(session))
+        _start(session)
+    _granted(session, origin)  # it has heard; what comes of it is read
     state = look(session, origin=origin)
     if state is None:
         return False
@@ -82,27 +90,22 @@ def _connect(session: WhatsAppSession, origin: Origin) -> bool:
     return state.state in {"connected", "qrcode"}
 
 
+def _start(session: WhatsAppSession) -> None:
+    """Start its socket; one whose keys are bad can only begin anew. Raises: BrokerError."""
+    adapter, instance = get_adapter(), wire_name(session)
+    if (session.last_error or {}).get("code") == states.BAD_SESSION.code:
+        adapter.wipe(instance=instance)
+    else:
+        adapter.connect(instance=instance)
+
+
 def recreate(session: WhatsAppSession, *, origin: Origin) -> WhatsAppSession:
     """The broker lost an instance that is wanted: make it again under the same name. Raises: BrokerError."""
-
-    def decide(row: WhatsAppSession) -> Change | None:
-        lost = moved(row, Trigger.LOGOUT, now=now, ending=states.BROKER_RESET)
-        if lost is None or row.connected_at is None:
-            return Change("status", {"broker_confirmed_at": None})
-        lost.columns["broker_confirmed_at"] = None
-        return lost
-
-    now = timezone.now()
-    change_session(
-        session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=origin, decide=decide,
-        now=now,
-    )  # fmt: skip
-    session.broker_confirmed_at = None
-    return _create(session, origin)
+    return _create(session, origin, lost=session.connected_at is not None)
 
 
-def _create(session: WhatsAppSession, origin: Origin) -> WhatsAppSession:
-    """Make the session at the broker; the id that it answers becomes ours."""
+def _create(session: WhatsAppSession, origin: Origin, *, lost: bool = False) -> WhatsAppSession:
+    """Make the session at the broker; the id that it answers becomes ours. `lost`: it had been paired there."""
     name = wire_name(session)
     try:
         instance = get_adapter().ensure_session(instance=name)
@@ -111,8 +114,11 @@ def _create(session: WhatsAppSession, origin: Origin) -> WhatsAppSession:
         raise
     now = timezone.now()
 
-    def decide(_row: WhatsAppSession) -> Change:
-        return Change("settings", {"broker_instance_id": instance, "broker_confirmed_at": now})
+    def decide(row: WhatsAppSession) -> Change:
+        reset = moved(row, Trigger.LOGOUT, now=now, ending=states.BROKER_RESET) if lost else None
+        change = reset or Change("settings")
+        change.columns |= {"broker_instance_id": instance, "broker_confirmed_at": now}
+        return change
 
     change_session(
         session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=origin, decide=decide,

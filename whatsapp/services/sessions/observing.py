@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import connection
 
 from leadengine import metrics
+from leadengine.accounts.scopes import tenant_scope
 from tickets.services.outbox import move_queued, release_held
 from whatsapp.adapters import SessionState
 from whatsapp.models import SessionEvent, WhatsAppSession
@@ -48,8 +49,12 @@ def apply_fact(
     *, tenant_id: UUID, session_id: UUID, fact: Mapping[str, Any], at: datetime
 ) -> Literal["applied", "superseded"]:
     """Apply a journal's line: what the broker said at that time, unless the row has changed since."""
+    with tenant_scope(tenant_id):
+        looked_at = WhatsAppSession.objects.filter(pk=session_id).values_list("last_probe_at", flat=True).first()
+    if looked_at is not None and looked_at > at:
+        return "superseded"
     origin = Origin(str(fact.get("source", "sync")))
-    changed = _observe(session_id, tenant_id, _as_state(fact), at, origin, datetime.now(UTC), False)
+    changed = _observe(session_id, tenant_id, _as_state(fact), at, origin, at, False)
     return "applied" if changed is not None else "superseded"
 
 
@@ -80,6 +85,8 @@ def _observe(
 def _judge(session: WhatsAppSession, state: SessionState, origin: Origin, now: datetime) -> Change | None:
     if session.deleted_at is not None or session.pending_wish in _ENDING:
         return None  # it is being ended: what is left of it there is no news
+    if session.pending_wish == Wish.CONNECT and state.state in {"expired", "closed"}:
+        return None  # the broker has not heard yet that it is wanted: why it ended before is no news, either
     match state.state:
         case "connected":
             return _open(session, state, origin, now)
@@ -98,6 +105,8 @@ def _open(session: WhatsAppSession, state: SessionState, origin: Origin, now: da
         "phone_number": state.phone, "whatsapp_id": state.address, "profile_name": state.profile_name,
     }  # fmt: skip
     news = {name: value for name, value in known.items() if value and value != getattr(session, name)}
+    if session.status == Status.DUPLICATE:
+        return Change("status", {"pending_wish": Wish.LOGOUT})  # its logout was lost with its link
     change = None if session.connected else moved(session, Trigger.OPEN, now=now)
     if change is None:
         return _refresh(session, state, news, now)
@@ -138,6 +147,8 @@ def _refresh(session: WhatsAppSession, state: SessionState, news: dict[str, Any]
         and session.last_ack_at > session.last_probe_at
     ):
         news["strikes"] = 0  # something went through since
+    if state.info and dict(state.info) != session.whatsapp_info:
+        news["whatsapp_info"] = dict(state.info)
     if "phone_number" in news:
         return _without_double(session, Change("evidence", news), news["phone_number"], now)
     return Change("evidence", news) if news else None
@@ -156,7 +167,9 @@ def _without_double(session: WhatsAppSession, change: Change, phone: str | None,
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"{session.tenant_id}{phone}"])
     same = WhatsAppSession.objects.for_tenant(session.tenant_id).filter(phone_number=phone, deleted_at=None)
     others = list(same.exclude(pk=session.pk).exclude(replaced_by=session.pk))
-    if any(other.connected and other.owner_id != session.owner_id for other in others):
+    if session.desired_state != "connected" and any(other.connected for other in others):
+        return Change("status", {"pending_wish": Wish.LOGOUT, "last_error": as_error(states.UNEXPECTED, now)})
+    if any(_holds(other) and other.owner_id != session.owner_id for other in others):
         duplicate = moved(session, Trigger.DUPLICATE, now=now)
         assert duplicate is not None  # noqa: S101 - any but a duplicate becomes one, and a duplicate does not open
         duplicate.columns |= {
@@ -168,6 +181,11 @@ def _without_double(session: WhatsAppSession, change: Change, phone: str | None,
         if other.owner_id == session.owner_id:
             _replace(other, session, now)
     return change
+
+
+def _holds(session: WhatsAppSession) -> bool:
+    """Whether a session has its phone, also while its link is being brought back."""
+    return session.connected or (session.status == Status.CONNECTING and session.reconnect_started_at is not None)
 
 
 def _replace(older: WhatsAppSession, newer: WhatsAppSession, now: datetime) -> None:
@@ -198,9 +216,12 @@ def _scan(session: WhatsAppSession, now: datetime) -> Change | None:
         return None
     if session.status == Status.QRCODE:
         return Change("evidence", {"pending_wish": None}) if session.pending_wish else None
-    if session.connected or session.status == Status.ERROR or session.reconnect_started_at:
+    linked = session.connected or session.status == Status.ERROR or session.reconnect_started_at is not None
+    if linked and session.connected_at is not None:
         # It was paired and is not any more: a logout that came while nobody looked.
         return _then_scan(session, states.LOGGED_OUT, now)
+    if session.status == Status.ERROR:
+        return moved(session, Trigger.CONNECT, now=now)  # WhatsApp answers at last; the next look finds the code
     change = moved(session, Trigger.SCAN, now=now)
     if change is not None and session.pending_wish == Wish.CONNECT:
         change.columns["pending_wish"] = None
@@ -247,6 +268,7 @@ def _close(session: WhatsAppSession, state: SessionState, now: datetime) -> Chan
     if ending.trigger is Trigger.LOGOUT:
         # After a logout the broker goes on to say so until somebody scans: it is news only where there was a link.
         linked = session.connected or session.reconnect_started_at is not None or session.status == Status.ERROR
+        linked = linked or (ending is states.BAD_SESSION and session.status == Status.CONNECTING)
         return moved(session, Trigger.LOGOUT, now=now, ending=ending) if linked else None
     if ending.trigger is Trigger.FAIL:
         if session.status not in {Status.CONNECTING, Status.CONNECTED}:

@@ -26,6 +26,7 @@ from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import persist
 from whatsapp.services.sessions.changing import Change, Origin, change_session
 from whatsapp.services.sessions.looking import look
+from whatsapp.services.sessions.parallel import alone
 
 log = structlog.get_logger(__name__)
 FIRST_SECONDS, NEXT_SECONDS = 60, 20  # what a QR code lives where the broker does not say
@@ -118,7 +119,9 @@ def store_qr(
         if row.qr_raw == raw:
             return None
         life = timedelta(seconds=NEXT_SECONDS if row.qr_raw else FIRST_SECONDS)
-        ends = state.qr_expires_at if state.qr_expires_at and state.qr_expires_at > now else now + life
+        if state.qr_expires_at is not None and state.qr_expires_at <= now:
+            return None  # its time was over before it could be shown
+        ends = state.qr_expires_at or now + life
         return Change(
             "qr", {"qr_code": picture, "qr_raw": raw, "qr_version": row.qr_version + 1, "qr_expires_at": ends}
         )
@@ -139,12 +142,10 @@ def refresh_qr(*, now: datetime) -> int:
         rows = list(waiting.filter(qr_viewed_at__gt=since)[:200])
     renewed = 0
     for session in rows:
-        try:
+        with alone(session):
             state = look(session, origin=Origin("sync"))
             if state is not None and state.state == "qrcode":
                 renewed += fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
-        except BrokerError as error:
-            log.info("qr_not_renewed", session_id=str(session.pk), error=error.code)
     clear_expired(now=now)
     return renewed
 

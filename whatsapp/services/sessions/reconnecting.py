@@ -20,7 +20,7 @@ def reconnect_all(*, asker: Asker, now: datetime, tenant_id: UUID | None = None)
         if tenant_id is not None:
             wanted = wanted.filter(tenant_id=tenant_id)
         sessions = list(wanted.exclude(status=WhatsAppSession.Status.CONNECTED).order_by("created_at"))
-    wished = [connect_session(session=session, asker=asker, now=now) for session in sessions]
+    wished = [connect_session(session=session, asker=asker, now=now, only_wanted=True) for session in sessions]
     for session in wished:
         ask_for_look(session.pk, source=asker.source)
     return wished

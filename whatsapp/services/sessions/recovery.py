@@ -19,6 +19,7 @@ from whatsapp.adapters import get_adapter
 from whatsapp.broker_errors import BrokerError
 from whatsapp.models import RecoveryRun, WhatsAppSession
 from whatsapp.services.sessions.changing import Origin
+from whatsapp.services.sessions.listening import stopping
 from whatsapp.services.sessions.looking import load_session, look, wire_name
 from whatsapp.services.sessions.maintaining import end_duty, may_reconnect, read_maintenance, take_duty
 from whatsapp.services.sessions.parallel import for_each
@@ -96,6 +97,9 @@ def _bring_back(session: WhatsAppSession, until: float, *, may_start: bool) -> f
                 return None  # the broker has lost it: the sync makes it anew
             if state.connected:
                 return round(time.monotonic() - began, 3)
+            row = load_session(session.pk)
+            if row is None or row.status not in {Status.CONNECTED, Status.CONNECTING, Status.QRCODE}:
+                return None  # what it ended with, another start does not mend
             if state.state == "qrcode":
                 fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
                 return None
@@ -108,7 +112,8 @@ def _bring_back(session: WhatsAppSession, until: float, *, may_start: bool) -> f
         pause = pauses.pop(0) if pauses else _PAUSES[-1]
         if time.monotonic() + pause > until:
             return None
-        time.sleep(pause)
+        if stopping.wait(pause):
+            return None  # this process ends: whoever starts next goes on
         fresh = load_session(session.pk)
         if fresh is None or fresh.desired_state != "connected":
             return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,14 +17,14 @@ from leadengine.errors import NotConfigured
 from whatsapp.adapters import LineState, get_adapter
 from whatsapp.broker_errors import BrokerError, InstanceNotFound
 from whatsapp.models import Maintenance, WhatsAppSession
-from whatsapp.services.persistence import PersistenceUnavailable, persist
+from whatsapp.services.persistence import persist
 from whatsapp.services.sessions import states
 from whatsapp.services.sessions.changing import Change, Origin, change_session, moved
 from whatsapp.services.sessions.converging import converge, recreate
 from whatsapp.services.sessions.looking import load_session, look, wire_name
 from whatsapp.services.sessions.maintaining import end_duty, may_reconnect, read_maintenance, take_duty
 from whatsapp.services.sessions.observing import observe
-from whatsapp.services.sessions.parallel import for_each
+from whatsapp.services.sessions.parallel import alone, for_each
 from whatsapp.services.sessions.qr import fetch_qr, shown_qr
 from whatsapp.services.sessions.states import Trigger
 
@@ -102,11 +101,11 @@ def _sync(now: datetime, everything: bool) -> int:
     overview = adapter.overview()
     tick = Tick(Origin("sync"), read_maintenance(), now)
     doubtful = [one for one in sessions if everything or _needs_look(one, overview, tick)]
-    _look_through([one for one in sessions if one.connected and _is_old(one, tick)], tick)
     sure = [one.pk for one in sessions if wire_name(one) in overview]
     if sure:
         persist("session.sync", partial(_note_synced, sure, now), scope=partial(service_scope, "sessions were seen"))
     for_each(doubtful, lambda session: _look_at(session, tick))
+    _look_through([one for one in sessions if one.connected and _is_old(one, tick)], tick)
     return len(doubtful)
 
 
@@ -131,12 +130,17 @@ def _look_through(sessions: list[WhatsAppSession], tick: Tick) -> None:
     if not sessions:
         return
     began = timezone.now()
-    listed = {state.instance: state for state in get_adapter().list_own(instances={wire_name(one) for one in sessions})}
+    try:
+        found = get_adapter().list_own(instances={wire_name(one) for one in sessions})
+    except BrokerError as error:
+        log.info("sessions_not_listed", error=error.code)
+        return
+    listed = {state.instance: state for state in found}
     for session in sessions:
         state = listed.get(wire_name(session))
         if state is None or not state.connected:
             continue
-        with _alone(session):
+        with alone(session):
             observe(
                 session_id=session.pk, tenant_id=session.tenant_id, state=state, began=began, origin=tick.origin,
                 now=timezone.now(),
@@ -145,24 +149,17 @@ def _look_through(sessions: list[WhatsAppSession], tick: Tick) -> None:
 
 def _look_at(session: WhatsAppSession, tick: Tick, *, contradicted: bool = False) -> None:
     """One session: its wish, its state at the broker, and an attempt when one is due."""
-    with _alone(session):
+    with alone(session):
         if session.pending_wish in {Wish.LOGOUT, Wish.WIPE, Wish.DELETE}:
             converge(session_id=session.pk, origin=tick.origin)
+        elif session.pending_wish == Wish.CONNECT and not session.connected and _is_due(session):
+            _attempt(session, tick)  # first it is told, then it is asked: why it ended before does not matter
         else:
             _follow(session, tick, contradicted)
 
 
-@contextmanager
-def _alone(session: WhatsAppSession) -> Iterator[None]:
-    """What goes wrong with one session is logged and stops no other."""
-    try:
-        yield
-    except (BrokerError, NotConfigured) as error:
-        log.info("session_not_synced", session_id=str(session.pk), error=error.code)
-    except PersistenceUnavailable:
-        log.warning("session_not_saved", session_id=str(session.pk))
-    except Exception:
-        log.exception("session_sync_broken", session_id=str(session.pk))
+def _is_due(session: WhatsAppSession) -> bool:
+    return session.next_attempt_at is None or session.next_attempt_at <= timezone.now()
 
 
 def _follow(session: WhatsAppSession, tick: Tick, contradicted: bool) -> None:
@@ -201,22 +198,22 @@ def _wants_qr(session: WhatsAppSession) -> bool:
 def _lost_by_broker(session: WhatsAppSession, tick: Tick) -> None:
     """The broker does not know the instance: it is made again while it is wanted, else it is simply not connected."""
     if session.desired_state == "connected":
-        if session.pending_wish == Wish.CONNECT or may_reconnect(session, tick.maintenance):
-            if session.pending_wish != Wish.CONNECT:
-                session = recreate(session, origin=tick.origin)
-                state = look(session, origin=tick.origin)
-                if state is not None and state.state == "qrcode":
-                    fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
-            else:
-                converge(session_id=session.pk, origin=tick.origin)
+        refused = (session.last_error or {}).get("code") == states.REFUSED_BY_BROKER.code
+        if session.pending_wish or not may_reconnect(session, tick.maintenance) or refused:
+            return  # a wish that is pending is done when it is due; what the broker refused, it refuses again
+        session = recreate(session, origin=tick.origin)
+        state = look(session, origin=tick.origin)
+        if state is not None and state.state == "qrcode":
+            fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
         return
+    now = timezone.now()
 
     def decide(row: WhatsAppSession) -> Change | None:
-        return moved(row, Trigger.STOP, now=tick.now)
+        return None if row.desired_state == "connected" else moved(row, Trigger.STOP, now=now)
 
     change_session(
         session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=tick.origin,
-        decide=decide, now=tick.now,
+        decide=decide, now=now,
     )  # fmt: skip
 
 
@@ -245,7 +242,7 @@ def _attempt(session: WhatsAppSession, tick: Tick) -> None:
     dropped = session.status == Status.CONNECTING and session.next_attempt_at is None and not asked
     if not (asked or ((due or dropped) and may_reconnect(session, tick.maintenance))):
         return
-    if asked and session.next_attempt_at is not None and not due:
+    if asked and not _is_due(session):
         return
 
     def decide(row: WhatsAppSession) -> Change | None:

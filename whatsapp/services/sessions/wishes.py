@@ -20,11 +20,11 @@ from django.db import IntegrityError, connection, transaction
 from django.utils.text import slugify
 
 from leadengine.accounts.changes import note_change
-from leadengine.accounts.models import Tenant, User
+from leadengine.accounts.models import ApiKey, Tenant, User
 from leadengine.accounts.services import write_audit
 from leadengine.errors import DomainError
 from whatsapp.adapters import get_adapter
-from whatsapp.models import WhatsAppSession
+from whatsapp.models import WhatsAppAtendimento, WhatsAppSession
 from whatsapp.services.lines import announce_sessions
 from whatsapp.services.persistence import Scope, persist
 from whatsapp.services.sessions.changing import Change, Origin, change_session, moved, record
@@ -33,7 +33,9 @@ from whatsapp.services.sessions.states import Trigger
 Status = WhatsAppSession.Status
 Wish = WhatsAppSession.Wish
 NAME_MAX, SLUG_MAX = 80, 40
-_SHOWN = frozenset({"session_name", "auto_reconnect"})  # in the audit log
+RESERVED = frozenset({"qr", "pair", "reconnect-all", "list", "create"})  # addresses beside those of the connections
+_SHOWN = frozenset({"session_name", "auto_reconnect", "owner_id"})  # in the audit log
+_OF_DELETED = frozenset({"session.delete", "session.restore"})
 _UNSCRUBBED = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -136,11 +138,18 @@ def create_session(*, wish: NewSession, asker: Asker, now: datetime) -> Created:
     return persist("session.create", write, scope=asker.scope)
 
 
-def connect_session(*, session: WhatsAppSession, asker: Asker, now: datetime) -> WhatsAppSession:
-    """Want a session connected; one that is already stays so. Raises: MaxConnectionsReached, PersistenceUnavailable."""
+def connect_session(
+    *, session: WhatsAppSession, asker: Asker, now: datetime, only_wanted: bool = False
+) -> WhatsAppSession:
+    """Want a session connected; one that is already stays so. `only_wanted`: unless it is not wanted any more.
 
-    def decide(row: WhatsAppSession) -> Change:
-        if row.desired_state != "connected":
+    Raises: InstanceNotFound (deleted meanwhile), MaxConnectionsReached, PersistenceUnavailable.
+    """
+
+    def decide(row: WhatsAppSession) -> Change | None:
+        if only_wanted and (row.connected or row.desired_state != "connected" or row.deleted_at is not None):
+            return None
+        if row.desired_state != "connected" and not (asker.user and asker.user.is_superuser):
             _lock_owner(row.owner)
             _check_limit(row.tenant_id, row.owner_id, besides=row.pk)
         change = moved(row, Trigger.CONNECT, now=now) or Change("status")
@@ -148,6 +157,8 @@ def connect_session(*, session: WhatsAppSession, asker: Asker, now: datetime) ->
             "desired_state": "connected", "state_changed_at": now, "reconnect_attempts": 0, "next_attempt_at": None,
             "pending_wish": None if row.connected else Wish.CONNECT, "replaced_by": None, "duplicate_reason": None,
         }  # fmt: skip
+        if row.connected:
+            change.columns["last_error"] = None  # what nobody had asked for is wanted now
         return change
 
     return _wish(session, asker, decide, now, "session.connect")
@@ -204,7 +215,13 @@ def transfer_session(*, session: WhatsAppSession, owner: User, asker: Asker, now
         raise UnableToOwn("O novo dono precisa ser um membro ativo desta empresa.")
 
     def decide(row: WhatsAppSession) -> Change | None:
-        return Change("settings", {"owner_id": owner.pk}) if row.owner_id != owner.pk else None
+        if row.owner_id == owner.pk:
+            return None
+        _lock_owner(owner)
+        _check_owner(row.tenant_id, owner)
+        if row.desired_state == "connected":
+            _check_limit(row.tenant_id, owner.pk, besides=row.pk)
+        return Change("settings", {"owner_id": owner.pk}, then=lambda row: _hand_over(row, owner, now))
 
     try:
         return _wish(session, asker, decide, now, "session.transfer")
@@ -257,9 +274,11 @@ def _wish(
     action: str,
 ) -> WhatsAppSession:
     def audited(row: WhatsAppSession) -> Change | None:
+        if row.deleted_at is not None and action not in _OF_DELETED:
+            raise InstanceNotFound  # deleted since it was found
         change = decide(row)
         if change is not None:
-            _audit(asker, row, action, {name: change.columns[name] for name in _SHOWN if name in change.columns})
+            _audit(asker, row, action, {name: str(change.columns[name]) for name in _SHOWN if name in change.columns})
         return change
 
     changed = change_session(
@@ -295,10 +314,21 @@ def _digest(wish: NewSession) -> str:
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()
 
 
-def _check_rights(wish: NewSession) -> None:
-    tenant = Tenant.objects.get(pk=wish.tenant_id)
-    if not wish.owner.is_supervisor and tenant.settings.get("agentsMayOwnSessions") is False:
+def _hand_over(session: WhatsAppSession, owner: User, now: datetime) -> None:
+    """Its open episodes follow the session; keys that the former owner made for it end."""
+    open_rows = WhatsAppAtendimento.objects.for_tenant(session.tenant_id).exclude(status="FECHADO")
+    open_rows.filter(connection_id=session.connection_id).update(owner_id=owner.pk)
+    ApiKey.objects.filter(session_id=session.pk, revoked_at=None).exclude(owner=owner).update(revoked_at=now)
+
+
+def _check_owner(tenant_id: UUID, owner: User) -> None:
+    tenant = Tenant.objects.get(pk=tenant_id)
+    if not owner.is_supervisor and tenant.settings.get("agentsMayOwnSessions") is False:
         raise UnableToOwn
+
+
+def _check_rights(wish: NewSession) -> None:
+    _check_owner(wish.tenant_id, wish.owner)
     if wish.auto_connect and not wish.exempt:
         _check_limit(wish.tenant_id, wish.owner.pk)
 
@@ -317,11 +347,14 @@ def _check_limit(tenant_id: UUID, owner_id: UUID, besides: UUID | None = None) -
 
 
 def _insert(wish: NewSession, now: datetime) -> WhatsAppSession:
-    """The row, under its own id or one with a suffix: also when a row outside the scope holds that id."""
+    """The row, under its own id or one with a suffix: also when a row outside the scope holds that id.
+
+    An id that is an address of something else counts as taken.
+    """
     session_id = uuid4()
     part = 0
     own_id = wish.connection_id or slugify(wish.name)[:SLUG_MAX] or "conexao"
-    tried = own_id
+    tried = f"{own_id}-{uuid4().hex[:6]}" if own_id in RESERVED else own_id
     for _ in range(5):
         try:
             with transaction.atomic():
