@@ -22,7 +22,7 @@ from leadengine.accounts.api import Body
 from leadengine.accounts.api.schema import Refused, Shape
 from leadengine.accounts.authentication import CookieAuthentication, TokenAuthentication
 from leadengine.accounts.models import User
-from whatsapp.api.base import SessionAPIView
+from whatsapp.api.base import KEY_SENTENCES, SessionAPIView
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 # A call that holds one of these brought a key, came through a proxy, or was made by a page in a browser.
@@ -68,6 +68,12 @@ class BaileysView(SessionAPIView):
     """A route of the compatibility surface; its refusals are in the one error envelope."""
 
     authentication_classes = (TokenAuthentication, CookieAuthentication, DevOwner)
+
+    def handle_exception(self, exc: Exception) -> Response:
+        response = super().handle_exception(exc)
+        if sentence := KEY_SENTENCES.get(type(exc)):
+            response.data["error"]["message"] = sentence
+        return response
 
 
 def said(data: Any = None, *, message: str = "", code: int = status.HTTP_200_OK, **more: Any) -> Response:

@@ -5,23 +5,35 @@ from __future__ import annotations
 from typing import ClassVar
 from uuid import UUID
 
+import structlog
+from django.db import InterfaceError, OperationalError
 from django.db.models import Q, QuerySet
 from rest_framework import exceptions
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
+from rest_framework.response import Response
 
 from leadengine.accounts.api import ScopedAPIView
 from leadengine.accounts.permissions import Role
 from whatsapp.adapters import get_adapter
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import PersistenceUnavailable
 from whatsapp.services.sessions.acting import Outcome, carry_out
 from whatsapp.services.sessions.wishes import Asker, InstanceNotFound
+
+log = structlog.get_logger(__name__)
+# Sentences that programs compare which were written for the services whose routes we have, too.
+KEY_SENTENCES: dict[type[Exception], str] = {
+    exceptions.NotAuthenticated: "API key is required",
+    exceptions.AuthenticationFailed: "Invalid API key",
+}
 
 
 class SessionAPIView(ScopedAPIView):
     """A route about connections. Its handler runs outside any transaction, since it may call the broker.
 
-    Not configured is 503 for every method (D5). A connection of another owner or tenant is 404 (D26).
+    Not configured is 503 for every method (D5), and so is a database that is away, whatever was being read. A
+    connection of another owner or tenant is 404 (D26).
     """
 
     scoped = False
@@ -31,6 +43,25 @@ class SessionAPIView(ScopedAPIView):
         """Raises: NotConfigured, after who is asking is known."""
         super().initial(request, *args, **kwargs)
         get_adapter().require_configured()
+
+    def check_permissions(self, request: Request) -> None:
+        """403 also for a key whose list of rights lacks what connections ask for, where the route names nothing.
+
+        A key of one connection has been let in for that one.
+        """
+        super().check_permissions(request)
+        key = self.api_key
+        method = "GET" if request.method == "HEAD" else request.method
+        if key is None or not key.scopes or key.session_id is not None or method in self.permissions:
+            return
+        if ("sessions:read" if method in SAFE_METHODS else "settings:write") not in key.scopes:
+            raise exceptions.PermissionDenied
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if isinstance(exc, (OperationalError, InterfaceError)):
+            log.warning("database_away", reason=type(exc.__cause__ or exc).__name__)
+            exc = PersistenceUnavailable()
+        return super().handle_exception(exc)
 
     @property
     def asker(self) -> Asker:

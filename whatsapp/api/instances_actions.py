@@ -14,7 +14,7 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from leadengine.accounts.api import Body, ScopedAPIView, answer, describe
+from leadengine.accounts.api import Body, answer, describe
 from leadengine.accounts.api.schema import Shape
 from leadengine.errors import DomainError
 from whatsapp.api.base import SessionAPIView
@@ -124,13 +124,11 @@ class ReconnectAllView(SessionAPIView):
 
 
 @extend_schema(exclude=True)
-class GoneView(ScopedAPIView):
+class GoneView(SessionAPIView):
     """An address of earlier versions that named no connection: 410, naming the one that took its place."""
 
-    scoped = False
-
     def initial(self, request: Request, *args: object, **kwargs: object) -> None:
-        """Raises: EndpointGone, after who is asking is known."""
+        """Raises: EndpointGone, where the address that took its place would have answered."""
         super().initial(request, *args, **kwargs)
         raise EndpointGone(use=_GONE[str(self.kwargs["was"])])
 

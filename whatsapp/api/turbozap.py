@@ -45,10 +45,11 @@ class CreateView(TurboZapView):
             auto_connect=False,
         )  # fmt: skip
         session = create_session(wish=wish, asker=self.asker, now=timezone.now()).session
+        rights = self.api_key.scopes if self.api_key is not None else []  # never more than the key that asks
         with self.scope():
             key, _ = issue_api_key(
                 owner=self.user, tenant_id=session.tenant_id, name=session.session_name[:80],
-                kind=ApiKey.Kind.INSTANCE, session_id=session.pk,
+                kind=ApiKey.Kind.INSTANCE, scopes=rights, session_id=session.pk,
             )  # fmt: skip
         row = _row(session)
         data = {"id": row["id"], "name": row["name"], "api_key": key, "status": row["status"]}

@@ -9,14 +9,14 @@ from typing import Any
 
 from drf_spectacular.utils import extend_schema
 from pydantic import ConfigDict
-from rest_framework import exceptions, status
+from rest_framework import status
 from rest_framework.response import Response
 
 from leadengine.accounts.api import Body, ScopedAPIView
 from leadengine.accounts.authentication import TokenAuthentication
 from leadengine.errors import DomainError
 from tickets.services.outbox.refusals import InstanceDisconnected
-from whatsapp.api.base import SessionAPIView
+from whatsapp.api.base import KEY_SENTENCES, SessionAPIView, as_uuid
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.wishes import InstanceNotFound
 
@@ -31,12 +31,7 @@ WORDS = {
     Status.CONNECTED: "connected",
     Status.ERROR: "error",
 }
-# Sentences that programs written for TurboZap compare.
-_SENTENCES: dict[type[Exception], str] = {
-    exceptions.NotAuthenticated: "API key is required",
-    exceptions.AuthenticationFailed: "Invalid API key",
-    InstanceDisconnected: "Instance is not connected to WhatsApp",
-}
+_SENTENCES = KEY_SENTENCES | {InstanceDisconnected: "Instance is not connected to WhatsApp"}
 
 
 class AmbiguousName(DomainError):
@@ -77,10 +72,15 @@ class TurboZapView(TurboZapEnvelope, SessionAPIView):
     """A route about connections."""
 
     def find_named(self, name: str) -> WhatsAppSession:
-        """A visible connection by its connection_id, else by its name. Raises: InstanceNotFound, AmbiguousName."""
+        """A visible connection by its connection_id, else by its name, else by the id that making it answered.
+
+        Raises: InstanceNotFound, AmbiguousName.
+        """
         with self.scope():
             rows = self.visible().select_related("owner") if "\0" not in name else WhatsAppSession.objects.none()
             found: list[WhatsAppSession] = list(rows.filter(connection_id=name)) or list(rows.filter(session_name=name))
+            if not found and (own := as_uuid(name)) is not None:
+                found = list(rows.filter(pk=own))
         if not found:
             raise InstanceNotFound
         if len(found) > 1:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from leadengine.accounts.models import AuditLog
+from leadengine.accounts.models import ApiKey, AuditLog
 from leadengine.accounts.scopes import service_scope
+from leadengine.accounts.services import create_api_key
 from tests.api import by_cookie, by_key, refused, send
 from tests.conftest import World
 from tests.outbound import Broker
@@ -143,3 +144,15 @@ def test_addresses_of_earlier_versions_name_the_new_one(house: World, method: st
     assert refused(answer) == (410, "ENDPOINT_GONE")
     assert answer[1]["error"]["details"] == {"use": new}
     assert refused(send(Client(), method, f"{HERE}/{old}")) == (401, "UNAUTHORIZED")
+
+
+def test_addresses_of_earlier_versions_refuse_as_the_new_ones_do(house: World, settings: Any) -> None:
+    with service_scope("test"):
+        key, _ = create_api_key(
+            owner=house.admin, tenant_id=house.ipe.pk, name="one", kind=ApiKey.Kind.INSTANCE, session_id=house.line.pk
+        )
+    one = Client(headers={"X-API-Key": key})
+    for method, old in (("get", "instances/qr"), ("post", "session/logout")):
+        assert refused(send(one, method, f"{HERE}/{old}")) == (410, "ENDPOINT_GONE")
+    settings.WHATSAPP_BROKER_URL = ""
+    assert refused(send(one, "post", f"{HERE}/session/logout")) == (503, "WHATSAPP_NOT_CONFIGURED")

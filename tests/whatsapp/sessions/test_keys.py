@@ -47,6 +47,7 @@ def test_a_key_of_one_connection_is_for_that_one_on_every_surface(house: World, 
     with service_scope("test"):
         mine = WhatsAppSession.objects.get(connection_id="minha")
     other = opened(broker, make(house.admin, "outra", connection_id="outra"))
+    assert call(admin, "POST minha/connect")[0] in {200, 202}
     mine = opened(broker, mine)
     one, before, state = with_key(key), fresh(other).version, heard(broker)
     assert [row["name"] for row in good(call(one, "GET list"))["instances"]] == ["minha"]
@@ -103,6 +104,72 @@ def test_a_key_of_one_connection_ends_with_its_owner_and_when_revoked(house: Wor
     ApiKey.objects.filter(session_id=session.pk).update(revoked_at=None)
     User.objects.filter(pk=house.agent.pk).update(is_active=False)
     assert bad(call(one, "GET balcao")) == (401, "UNAUTHORIZED")
+
+
+def narrow(owner: User, *rights: str) -> Client:
+    """An integration whose key has a list of rights."""
+    assert owner.tenant_id is not None
+    with service_scope("test"):
+        return with_key(create_api_key(owner=owner, tenant_id=owner.tenant_id, name="narrow", scopes=rights)[0])
+
+
+READS = (
+    f"{INSTANCES}", f"{INSTANCES}/vendas", f"{INSTANCES}/vendas/status", f"{INSTANCES}/vendas/qr",
+    f"{INSTANCES}/vendas/qr.png", f"{INSTANCES}/vendas/events", "/instance/list", "/instance/vendas",
+    "/instance/vendas/status", "/api/instance/list", "/api/baileys-simple/connections",
+    "/api/baileys-simple/connections/vendas/info", "/api/baileys-simple/connections/vendas/qr",
+    "/api/baileys-simple/connections/vendas/qr.png", "/instance/vendas/qrcode",
+)  # fmt: skip
+CHANGES = (
+    ("post", INSTANCES), ("patch", f"{INSTANCES}/vendas"), ("post", f"{INSTANCES}/vendas/pair"),
+    ("post", f"{INSTANCES}/vendas/connect"), ("post", f"{INSTANCES}/vendas/disconnect"),
+    ("post", f"{INSTANCES}/vendas/stop"), ("delete", f"{INSTANCES}/vendas"), ("post", "/instance/create"),
+    ("post", "/instance/vendas/connect"), ("put", "/instance/vendas/restart"), ("post", "/instance/vendas/logout"),
+    ("put", "/instance/vendas/name"), ("delete", "/instance/vendas"), ("post", "/api/baileys-simple/connections"),
+    ("post", "/api/baileys-simple/connections/vendas/refresh-qr"),
+    ("post", "/api/baileys-simple/connections/vendas/reconnect"),
+    ("post", "/api/baileys-simple/connections/vendas/abort"), ("delete", "/api/baileys-simple/connections/vendas"),
+)  # fmt: skip
+
+
+def test_a_key_with_a_list_of_rights_needs_those_of_connections(house: World, broker: Broker) -> None:
+    session = make(house.admin, "vendas", connection_id="vendas", auto_connect=False)
+    tickets, reader = narrow(house.admin, "tickets:read"), narrow(house.admin, "sessions:read")
+    writer = narrow(house.admin, "settings:write")
+    for path in READS[:-1]:  # the last starts the connection
+        assert send(reader, "get", path)[0] in {200, 204}, path
+    version, state = fresh(session).version, heard(broker)
+    for path in READS:
+        for client in (tickets, writer):
+            status, answer = send(client, "get", path)
+            assert (status, answer["error"]["code"]) == (403, "FORBIDDEN"), path
+            assert client.head(path).status_code == 403, path
+    for method, path in CHANGES:
+        for client in (tickets, reader):
+            status, answer = send(client, method, path, {"name": "nova"})
+            assert (status, answer["error"]["code"]) == (403, "FORBIDDEN"), path
+    assert (fresh(session).version, heard(broker)) == (version, state)
+    assert send(writer, "patch", f"{INSTANCES}/vendas", {"autoReconnect": False})[0] == 200
+    # What names its own right asks for that one only.
+    assert send(reader, "post", f"{INSTANCES}/reconnect-all")[0] == 202
+    assert bad(call(tickets, "POST /message/vendas/text", {"to": "11988887777", "text": "Oi"}))[0] == 403
+    sender = narrow(house.admin, "messages:send")
+    assert bad(call(sender, "POST /message/vendas/text", {"to": "11988887777", "text": "Oi"}))[0] == 409
+
+
+def test_the_key_of_a_new_connection_may_no_more_than_the_one_that_made_it(house: World, broker: Broker) -> None:
+    maker = narrow(house.admin, "settings:write")
+    one = with_key(good(call(maker, "POST create", {"name": "minha"}), 201)["api_key"])
+    with service_scope("test"):
+        assert ApiKey.objects.get(kind=ApiKey.Kind.INSTANCE).scopes == ["settings:write"]
+        session = WhatsAppSession.objects.get(connection_id="minha")
+    opened(broker, session)
+    good(call(one, "GET minha"))
+    body = {"to": "11988887777", "text": "Oi"}
+    assert bad(call(one, "POST /message/minha/text", body)) == (403, "FORBIDDEN")
+    assert refused(send(one, "post", f"{INSTANCES}/minha/messages", body)) == (403, "FORBIDDEN")
+    wide = with_key(good(call(by_key(house.admin), "POST create", {"name": "outra"}), 201)["api_key"])
+    assert bad(call(wide, "POST /message/outra/text", body)) == (409, "INSTANCE_DISCONNECTED")
 
 
 def test_only_keys_of_a_connection_name_one(house: World) -> None:

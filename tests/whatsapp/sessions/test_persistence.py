@@ -16,6 +16,7 @@ import psycopg
 import pytest
 from django.db import connection
 from django.db.models import F
+from django.test import Client
 from django.utils import timezone
 from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
@@ -25,6 +26,7 @@ from rest_framework.test import APIRequestFactory
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.envelope import handle_exception
 from leadengine.logging import configure
+from tests.api import by_cookie, by_key
 from tests.conftest import World
 from tests.environment import NAME, SERVER
 from tests.whatsapp.sessions.conftest import asker
@@ -174,6 +176,43 @@ def test_session_p06_a_wish_without_a_database_gets_503_and_leaves_nothing(commi
     assert response.data["error"]["code"] == "PERSISTENCE_UNAVAILABLE"
     assert counted("error", "session.create") == errors + 1
     assert (sessions(), pending_lines()) == ({"Loja", "Cedro"}, 0)
+
+
+NATIVE = "/api/integrations/whatsapp"
+SURFACES = (
+    ("get", f"{NATIVE}/instances"), ("get", f"{NATIVE}/instances/inst-ipe-01"), ("post", f"{NATIVE}/instances"),
+    ("delete", f"{NATIVE}/instances/inst-ipe-01"), ("post", f"{NATIVE}/session/connect"), ("get", "/instance/list"),
+    ("post", "/instance/inst-ipe-01/connect"), ("post", "/message/inst-ipe-01/text"),
+    ("get", "/api/baileys-simple/connections"), ("post", "/api/baileys-simple/connections/inst-ipe-01/send-message"),
+)  # fmt: skip
+
+
+def unavailable(client: Client, method: str, address: str) -> bool:
+    """Whether a call is told to come again, in the envelope."""
+    response = client.generic(method.upper(), address, b'{"name": "x"}', content_type="application/json")
+    told = (response.status_code, response.headers.get("Retry-After"), response.json()["error"]["code"])
+    return told == (503, "5", "PERSISTENCE_UNAVAILABLE")
+
+
+def test_session_p06_every_surface_says_503_when_the_key_or_the_connection_cannot_be_read(
+    committed_world: World, settings: Settings
+) -> None:
+    settings.WHATSAPP_BROKER_URL = "http://127.0.0.1:9"  # nobody listens there
+    client, browser = by_key(committed_world.admin), by_cookie(committed_world.admin)
+    with database_away():
+        for method, address in SURFACES:
+            assert unavailable(client, method, address), address
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 50")
+    try:
+        with psycopg.connect(SERVER._replace(path=f"/{NAME}").geturl()) as other:
+            other.execute("LOCK TABLE whatsapp_sessions")  # the caller is found, the connection is not
+            for method, address in SURFACES[:2]:
+                assert unavailable(client, method, address), address
+                assert unavailable(browser, method, address), address
+    finally:
+        connection.close()
+    assert client.get(f"{NATIVE}/instances/inst-ipe-01").status_code == 200
 
 
 def test_session_p06_a_save_that_fails_to_the_end_leaves_nothing(committed_world: World) -> None:

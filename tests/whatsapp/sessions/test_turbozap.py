@@ -126,6 +126,18 @@ def test_names(house: World, broker: Broker) -> None:
     assert bad(call(agent, "PUT vendas/name", {"name": "a b"})) == (400, "VALIDATION_ERROR")
 
 
+def test_a_name_that_is_an_address_of_something_else_is_no_id(house: World, broker: Broker) -> None:
+    client = by_key(house.agent)
+    for word in ("list", "create", "qr", "pair", "reconnect-all"):
+        session = created(client, word)
+        assert re.fullmatch(f"{word}-[0-9a-f]{{6}}", session.connection_id)
+        assert session.session_name == word
+        for name in (session.connection_id, str(session.pk)):
+            assert good(call(client, f"GET {name}"))["id"] == str(session.pk)
+    assert good(call(client, "GET list"))["total"] == 5
+    good(call(client, f"DELETE {session.pk}"))
+
+
 def test_session_p45_the_code_is_a_picture_of_the_string(house: World, broker: Broker) -> None:
     client = by_key(house.agent)
     session = created(client)
