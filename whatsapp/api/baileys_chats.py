@@ -62,10 +62,11 @@ class QueuedShape(Shape):
 
 
 class ClosedShape(Shape):
-    """The atendimento that ended."""
+    """How many atendimentos ended, 0 or 1, and which."""
 
-    id: UUID
-    status: str
+    count: int
+    id: UUID | None = None
+    status: str | None = None
 
 
 class SendView(TellsQueueMissing, BaileysView):
@@ -113,11 +114,11 @@ class CloseView(BaileysView):
 
     @describe_simple(ClosedShape, body=CloseChatBody)
     def post(self, request: Request, connection_id: str) -> Response:
-        """End a chat's open atendimento and its ticket."""
+        """End a chat's open atendimento and its ticket; a chat without one has nothing to end."""
         session = self.find(connection_id)
         body = self.read_body(CloseChatBody)
         closed = close_chat(
             session=session, chat=read_chat(body.chat_id), actor=self.user, reason_code=body.reason_code,
             now=timezone.now(), scope=self.scope,
         )  # fmt: skip
-        return said({"id": str(closed), "status": "FECHADO"})
+        return said({"count": 0} if closed is None else {"count": 1, "id": str(closed), "status": "FECHADO"})

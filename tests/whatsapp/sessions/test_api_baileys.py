@@ -238,6 +238,14 @@ def test_without_a_key_only_a_developer_on_this_machine_is_somebody(house: World
     assert refused(send(Client(), "get", CONNECTIONS)) == (401, "UNAUTHORIZED")
 
 
+def test_401_has_the_sentences_that_programs_compare(house: World) -> None:
+    for headers, sentence in (({}, "API key is required"), ({"X-API-Key": "wrong"}, "Invalid API key")):
+        for method, address in (("get", CONNECTIONS), ("post", f"{CONNECTIONS}/inst-ipe-01/send-message")):
+            answer = send(Client(headers=headers), method, address)
+            assert refused(answer) == (401, "UNAUTHORIZED")
+            assert answer[1]["error"]["message"] == sentence
+
+
 def test_a_key_decides_whatever_the_developers_setting_says(house: World, settings: Any) -> None:
     settings.BAILEYS_SIMPLE_DEV_OWNER = house.admin.email
     client = by_key(house.outsider)
@@ -314,9 +322,11 @@ def test_a_conversation_that_is_finished_closes_its_atendimento_and_its_ticket(d
     closed = good(send(client, "post", url, body))
     with service_scope("test"):
         row, ticket = WhatsAppAtendimento.objects.get(), Ticket.objects.get()
-    assert closed == {"id": str(row.pk), "status": "FECHADO"}
+    assert closed == {"count": 1, "id": str(row.pk), "status": "FECHADO"}
     assert (row.status, ticket.status, ticket.closed_by_id) == ("FECHADO", "RESOLVED", desk.supervisor.pk)
-    assert refused(send(client, "post", url, body)) == (404, "NOT_FOUND")
+    assert good(send(client, "post", url, body)) == {"count": 0}
+    nowhere = f"{CONNECTIONS}/nowhere/finalizar-conversa"
+    assert refused(send(client, "post", nowhere, body)) == (404, "INSTANCE_NOT_FOUND")
     receive(text_event("voltei", phone="+5511900000002"))
     assert good(send(client, "post", url, {"chatId": "+5511900000002", "reasonCode": "SPAM"}))
     with service_scope("test"):
