@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,8 @@ _STATES = {
     _Status.DUPLICATE: ("disconnected", "Número conectado em outro lugar", "warning"),
     _Status.LOGGED_OUT: ("disconnected", "Sessão encerrada no aparelho", "danger"),
 }
+# Native states that are one of these, seen closer.
+_CLOSER = {"pending": _Status.CONNECTING, "reconnecting": _Status.CONNECTING, "failed": _Status.ERROR}
 
 
 class CircuitShape(Shape):
@@ -250,6 +253,12 @@ def instance_json(session: WhatsAppSession, *, full: bool, now: datetime) -> dic
         "version": session.version,
     }
     return shown | _rest_of(session, now) if full else shown
+
+
+def statuses_of(words: Collection[str]) -> list[str]:
+    """The states of the database that words name: its own, or native ones."""
+    named = {_CLOSER.get(word, word) for word in words}
+    return [status for status, (native, _, _) in _STATES.items() if status in named or native in named]
 
 
 def status_json(session: WhatsAppSession, shown: QrShown, *, stale: bool, now: datetime) -> dict[str, Any]:

@@ -28,15 +28,18 @@ from whatsapp.serializers import (
     ListedInstanceShape,
     instance_json,
     line_json,
+    statuses_of,
     unclaimed_json,
 )
 from whatsapp.services.sessions.acting import find_unclaimed
 from whatsapp.services.sessions.refreshing import Warned, count_refresh, refresh_sessions
 from whatsapp.services.sessions.removing import remove_session
-from whatsapp.services.sessions.wishes import NAME_MAX, NewSession, create_session, edit_session
+from whatsapp.services.sessions.wishes import NAME_MAX, RESERVED, NewSession, create_session, edit_session
 
-Status = Literal["disconnected", "connecting", "qrcode", "connected", "error", "duplicate", "logged_out"]
-RESERVED = {"qr", "pair", "reconnect-all"}  # addresses beside those of the instances
+Status = Literal[
+    "disconnected", "connecting", "qrcode", "connected", "error", "duplicate", "logged_out",
+    "qr_required", "pending", "reconnecting", "failed",
+]  # fmt: skip
 REFRESHED_AT_ONCE = 200
 _KEY = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -57,7 +60,8 @@ Flag = Annotated[bool, BeforeValidator(_switch)]
 
 
 class InstanceQuery(Query):
-    """`q` finds a part of the name. `refresh` asks the broker first; `unclaimed` lists what we do not know there."""
+    """`q` finds a part of the name, `status` a word of an instance or of the database. `refresh` asks the broker first;
+    `unclaimed` lists what we do not know there."""
 
     status: tuple[Status, ...] = ()
     owner_id: UUID | None = None
@@ -218,7 +222,7 @@ def _filtered(
 ) -> QuerySet[WhatsAppSession]:
     given: dict[str, Any] = {"owner_id": query.owner_id, "session_name__icontains": query.q}
     if by_status:
-        given["status__in"] = query.status
+        given["status__in"] = statuses_of(query.status)
     return sessions.filter(**{name: value for name, value in given.items() if value})
 
 

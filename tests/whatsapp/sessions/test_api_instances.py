@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +80,8 @@ def test_created_with_what_was_asked_and_shown_to_its_owner(house: World, broker
     ("body", "field"),
     [
         ({}, "name"), ({"name": "  "}, "name"), ({"name": "x" * 81}, "name"), ({"name": 1}, "name"),
-        ({"name": "x", "id": "a b"}, "id"), ({"name": "x", "id": "qr"}, "id"), ({"name": "x", "colour": 1}, "colour"),
+        ({"name": "x", "id": "a b"}, "id"), ({"name": "x", "id": "qr"}, "id"), ({"name": "x", "id": "list"}, "id"),
+        ({"name": "x", "colour": 1}, "colour"),
         ({"name": "x", "ownerId": "me"}, "ownerId"), ({"name": "x", "autoConnect": "yes"}, "autoConnect"),
         ({"name": "a\0b"}, "name"),
     ],
@@ -101,6 +103,14 @@ def test_a_taken_id_or_name_is_refused_with_another(house: World) -> None:
     # What stands in another tenant is not given away: the id just gets a suffix.
     other = data_of(create(by_cookie(house.outsider), name="Loja", id="loja", autoConnect=False), 201)
     assert other["instanceId"].startswith("loja-")
+
+
+def test_a_name_that_is_an_address_of_something_else_gives_an_id_with_a_suffix(house: World) -> None:
+    client = by_cookie(house.agent)
+    for name, word in (("QR", "qr"), ("Pair", "pair"), ("Reconnect all", "reconnect-all")):
+        made = data_of(create(client, name=name, autoConnect=False), 201)
+        assert re.fullmatch(f"{word}-[0-9a-f]{{6}}", made["instanceId"])
+        assert data_of(send(client, "get", f"{INSTANCES}/{made['instanceId']}"))["name"] == name
 
 
 def test_session_p04_native_with_the_broker_down_leaves_a_committed_row_and_says_pending(
@@ -241,7 +251,7 @@ def test_session_n06_without_the_broker_connected_stays_connected_and_grows_stal
         one = shown[0] if isinstance(shown, list) else shown
         assert (one["status"], one["connected"]) == ("connected", True)
         assert one.get("evidence", {"stale": True})["stale"] is True
-    for address in ("status", "qr"):
+    for address in ("status", "status?refresh=0", "qr"):
         shown = data_of(send(client, "get", f"{INSTANCES}/{line.pk}/{address}"))
         assert (shown["status"], shown["connected"], shown["stale"]) == ("connected", True, True)
     assert data_of(send(client, "get", events)) == before
@@ -251,7 +261,7 @@ def test_status_asks_the_broker_first(house: World, broker: Broker) -> None:
     session, client = qr_waiting(house.admin), by_cookie(house.admin)
     scan(broker, session)
     stored = data_of(send(client, "get", f"{INSTANCES}/{session.pk}/status?refresh=0"))
-    assert (stored["status"], stored["connected"]) == ("qr_required", False)
+    assert (stored["status"], stored["connected"], stored["stale"]) == ("qr_required", False, False)
     asked = data_of(send(client, "get", f"{INSTANCES}/{session.pk}/status"))
     assert (asked["status"], asked["connected"], asked["stale"]) == ("connected", True, False)
     assert asked["qr"]["reason"] == "UNAVAILABLE"
@@ -292,6 +302,20 @@ def test_pages_of_the_list(house: World) -> None:
         cursor = f"&cursor={body['meta']['nextCursor']}"
     assert names == [f"Linha {number}" for number in range(5)]
     assert body["meta"]["nextCursor"] is None
+
+
+def test_list_filtered_by_the_words_of_the_database_and_by_native_ones(house: World) -> None:
+    client = by_cookie(house.admin)
+    for status in ("disconnected", "connecting", "qrcode", "connected", "error", "duplicate", "logged_out"):
+        set_columns(make(house.admin, status, auto_connect=False).pk, status=status)
+    for words, names in (
+        ("qrcode", {"qrcode"}), ("qr_required", {"qrcode"}), ("pending", {"connecting"}),
+        ("reconnecting", {"connecting"}), ("failed", {"error"}), ("error", {"error"}), ("duplicate", {"duplicate"}),
+        ("disconnected", {"disconnected", "duplicate", "logged_out"}), ("failed,connected", {"error", "connected"}),
+    ):  # fmt: skip
+        found = data_of(send(client, "get", f"{INSTANCES}?status={words}"))
+        assert {one["name"] for one in found} == names, words
+    assert refused(send(client, "get", f"{INSTANCES}?status=lost")) == (400, "VALIDATION_ERROR")
 
 
 def test_history_newest_first_in_pages(house: World, settings: Any) -> None:
