@@ -23,7 +23,7 @@ from leadengine.embedded.valkey import EmbeddedValkey
 
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 # Of the whole suite a third is waiting for other processes; of a part, one wants to see the output.
-IN_PARALLEL = ("-n", "3", "--no-loadscope-reorder")
+IN_PARALLEL = ("-n", "3", "--no-loadscope-reorder", "--durations", "25", "--durations-min", "5")
 # What a careful operator sets; `check --deploy` judges the settings that come of it.
 DEPLOYED = {
     "DEBUG": "false",
