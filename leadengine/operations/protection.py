@@ -96,6 +96,8 @@ def find_breaches(root: Path) -> list[str]:
     protection = read_protection(root)
     files = [*protection.files, *_unlisted(root, protection)]
     breaches = [said for one in files if (said := _breach(root, one, protection.changes))]
+    left = _approved_paths(protection.changes) - {one.path for one in files}
+    breaches += [f"{path} is protected and is no longer listed in {LIST}." for path in sorted(left)]
     page = root / PAGE
     if not page.exists() or page.read_text(encoding="utf-8") != render_page(protection.changes):
         breaches.append(f"{PAGE} does not equal the change log: run `manage.py protected_check --write`.")
@@ -116,7 +118,8 @@ def approve_changes(*, root: Path, change: Change) -> None:
         raise VersionTaken
     listed = [*protection.files, *_unlisted(root, protection)]
     files = tuple(replace(one, sha256=_hash(root / one.path)) for one in listed if (root / one.path).exists())
-    now = {one.path: GONE for one in listed} | {one.path: one.sha256 for one in files}
+    dropped = sorted(_approved_paths(earlier) - {one.path for one in listed})
+    now = dict.fromkeys([*(one.path for one in listed), *dropped], GONE) | {one.path: one.sha256 for one in files}
     approved = {path: sha256 for path, sha256 in now.items() if _approved(path, earlier) != sha256}
     made = Protection(protection.folders, files, (*earlier, replace(change, files=approved)))
     (root / LIST).write_text(_render_list(made), encoding="utf-8")
@@ -158,6 +161,12 @@ def _breach(root: Path, file: ProtectedFile, changes: Sequence[Change]) -> str:
 def _approved(path: str, changes: Sequence[Change]) -> str:
     """The hash that the newest change which names the file approved; empty when none does."""
     return next((one.files[path] for one in reversed(changes) if path in one.files), "")
+
+
+def _approved_paths(changes: Sequence[Change]) -> set[str]:
+    """The files that some change approved and none has removed since."""
+    named = {path for one in changes for path in one.files}
+    return {path for path in named if _approved(path, changes) != GONE}
 
 
 def _hash(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import date
 from pathlib import Path
@@ -122,6 +123,24 @@ def test_a_file_that_comes_into_a_protected_folder_or_leaves_it_needs_an_entry(c
     assert check(checkout) == 1
 
 
+def test_a_file_leaves_the_list_by_an_entry_only(checkout: Path) -> None:
+    before = read_protection(checkout)
+    text = (checkout / LIST).read_text(encoding="utf-8")
+    for one in before.files:
+        found = re.search(rf'\n\[\[file\]\]\npath = "{re.escape(one.path)}"\n.*\n.*\n', text)
+        assert found is not None
+        (checkout / LIST).write_text(text.replace(found[0], ""), encoding="utf-8")
+        assert [one.path in said for said in find_breaches(checkout)] == [True]
+        if one.path == RULES:
+            assert find_breaches(checkout) == [f"{RULES} is protected and is no longer listed in {LIST}."]
+            without = text.replace(found[0], "")
+    (checkout / LIST).write_text(without, encoding="utf-8")
+    assert check(checkout, update=True, release="99.1.0", change="Menos um") == 0
+    after = read_protection(checkout)
+    assert after.changes[-1].files == {RULES: "removed"}
+    assert {one.path for one in before.files} - {one.path for one in after.files} == {RULES}
+
+
 def test_all_that_keeps_connections_alive_is_on_the_list() -> None:
     protection = read_protection(ROOT)
     patterns = {one.pattern for one in protection.folders}
@@ -129,6 +148,7 @@ def test_all_that_keeps_connections_alive_is_on_the_list() -> None:
     assert {one.path for one in protection.files} >= {
         "whatsapp/services/persistence.py", "whatsapp/services/journal.py", "whatsapp/services/atendimentos.py",
         "whatsapp/services/sessions/states.py", "whatsapp/tasks.py", "whatsapp/migrations/0001_initial.py", RULES,
+        "leadengine/accounts/rls.py", "deploy/postgres/roles.sql",
     }  # fmt: skip
 
 
