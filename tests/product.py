@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import requests
+from celery import Celery
 
 from leadengine.accounts.scopes import SERVICE, SET_SCOPE
 
@@ -92,6 +93,11 @@ class Product:
         assert done.returncode == 0, done.stderr
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
+
+    def ask(self, task: str, queue: str) -> None:
+        """Put a task into the product's own queue, as its beat does when its time has come."""
+        with Celery(broker=self.env["REDIS_URL"]) as app:
+            app.send_task(task, queue=queue)
 
     def simulate(self, path: str, body: Any = None) -> Any:
         """A call of the simulator's control API: POST with a body, else GET."""

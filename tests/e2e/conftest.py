@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
@@ -43,9 +45,12 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     if run_env:
         yield Running(Path(run_env))
         return
-    # What the broker could not deliver is read every minute otherwise: too long to wait for in tests.
+    # What the broker could not deliver is read every minute otherwise: too long to wait for in tests. And the work of
+    # a night, which would repair what tests damage, is six hours away.
+    night = datetime.now(ZoneInfo("America/Sao_Paulo")) + timedelta(hours=6)
     given = {
-        "WHATSAPP_GAP_FILL_SECONDS": "10", "API_KEY_TENANT": SEED_TENANT, "BAILEYS_SIMPLE_DEV_OWNER": SEED_OWNER,
+        "WHATSAPP_GAP_FILL_SECONDS": "10", "TIMELINE_RECONCILE_AT": f"{night:%H:%M}",
+        "API_KEY_TENANT": SEED_TENANT, "BAILEYS_SIMPLE_DEV_OWNER": SEED_OWNER,
     }  # fmt: skip
     running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo", given=given)
     yield running

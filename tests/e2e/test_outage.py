@@ -173,7 +173,8 @@ def test_inbound_22_a_silent_line_shows_a_banner_to_the_supervisor_until_the_nex
         desk.line_id,
     )
     bar = page.locator("#silent-lines .line-bar")
-    expect(bar).to_have_count(1, timeout=75_000)  # the watch looks once a minute
+    desk.product.ask("whatsapp.watch_silence", "whatsapp.maintenance")  # beat does it once a minute
+    expect(bar).to_have_count(1, timeout=75_000)
     expect(bar).to_contain_text("Loja")
     expect(colleague.locator("#silent-lines")).to_have_count(0)
     page.screenshot(path=shots_folder() / "silent-line.png")
