@@ -146,7 +146,7 @@ def pip(wanted: str) -> None:
         total = sum(1 for line in file if line[:1].isalnum())
     print(f"Installing {total} packages of requirements/{wanted}.txt (about a minute the first time)", flush=True)
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar=off"]
-    command += ["--retries=2", "--no-compile", "--require-hashes", "-r", str(requirements(wanted))]
+    command += ["--retries=2", "--require-hashes", "-r", str(requirements(wanted))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines = []
     count = 0
