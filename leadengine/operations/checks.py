@@ -141,13 +141,15 @@ def _judge_workers(cursor: Any) -> Facts:
 
 def _counted() -> Facts:
     """Totals since the processes of this machine were started."""
-    totals = metrics.totals("whatsapp_webhook_events_total", "result")
+    webhook, sent = "whatsapp_webhook_events_total", "turbozap_messages_sent_total"
+    failed = "turbozap_messages_failed_total"
+    totals = metrics.totals({webhook: "result", sent: "type", failed: "type"})
     return {
-        "webhookAccepted": int(totals["accepted"]),
-        "webhookIgnored": int(totals["ignored"]),
-        "webhookRejected": int(totals["rejected"]),
-        "sent": int(metrics.totals("turbozap_messages_sent_total").total()),
-        "failed": int(metrics.totals("turbozap_messages_failed_total").total()),
+        "webhookAccepted": int(totals[webhook]["accepted"]),
+        "webhookIgnored": int(totals[webhook]["ignored"]),
+        "webhookRejected": int(totals[webhook]["rejected"]),
+        "sent": int(totals[sent].total()),
+        "failed": int(totals[failed].total()),
     }
 
 

@@ -63,12 +63,7 @@ def test_all_parts_up(committed_world: World, settings: Settings) -> None:
     record_success()
     with service_scope("test"), saving():
         WhatsAppSession.objects.update(desired_state="connected")
-    for _ in range(3):  # a machine with other tests beside this one may be late with an answer
-        record_success()
-        status, body = get("/healthz", **{"X-API-Key": "whatever"})
-        if body["status"] == "ok" and body["whatsapp"]["runtime"]["status"] == "running":
-            break
-        time.sleep(health.KEPT_BAD)
+    status, body = get("/healthz", **{"X-API-Key": "whatever"})
     assert (status, body["status"]) == (200, "ok"), body
     assert set(body["checks"]) == {
         "database", "redis", "workers", "beat", "rls", "migrations", "backup", "disk", "journal",
@@ -122,8 +117,7 @@ def test_without_postgres_down_within_two_seconds(settings: Settings, refusing: 
         settings.DATABASE_URL = f"postgres://leadengine_app:x@127.0.0.1:{port}/none"
         began = time.monotonic()
         status, body = get("/healthz")
-        # The examiner waits 1.5 s at most; the rest is what a machine that runs other tests beside this one adds.
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 2
         assert (status, body["status"], body["checks"]["database"]["ok"]) == (503, "down", False)
         runtime = body["whatsapp"]["runtime"]
         assert (runtime["mode"], runtime["transport"], runtime["status"]) == ("http", "http", "degraded")

@@ -28,7 +28,7 @@ from whatsapp.simulator.media import ASSETS
 
 
 def outcome(name: str) -> float:
-    return float(metrics.totals("whatsapp_media_total", "outcome")[name])
+    return float(metrics.totals({"whatsapp_media_total": "outcome"})["whatsapp_media_total"][name])
 
 
 def media_events(read: Any) -> list[tuple[int, str, str]]:
