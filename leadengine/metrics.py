@@ -103,7 +103,7 @@ broadcasts_missed = Counter("ws_broadcasts_missed_total", "Broadcasts Redis did 
 
 OPERATIONS = (
     "session.create", "session.wish", "session.observe", "session.sync", "session.settings", "session.evidence",
-    "session.delete", "session.scrub", "atendimento.follow", "atendimento.change", "provision",
+    "session.scrub", "atendimento.follow", "atendimento.close", "provision",
 )  # fmt: skip
 MESSAGE_TYPES = (
     "text", "image", "video", "audio", "document", "buttons_response", "list_response", "poll", "poll_choice",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -186,7 +187,7 @@ django.setup()
 from django.test import RequestFactory
 from leadengine import metrics
 from leadengine.operations.metrics_view import metrics as page
-print(int(metrics.totals("whatsapp_webhook_events_total", "result")["accepted"]))
+print(int(metrics.totals({"whatsapp_webhook_events_total": "result"})["whatsapp_webhook_events_total"]["accepted"]))
 print(page(RequestFactory().get("/metrics")).content.decode())
 """
 
@@ -212,7 +213,7 @@ def test_counters_of_all_processes_are_added(tmp_path: Path) -> None:
 
 
 def test_every_reason_exists_before_it_happens() -> None:
-    totals = metrics.totals("whatsapp_webhook_events_total", "reason")
+    totals = metrics.totals({"whatsapp_webhook_events_total": "reason"})["whatsapp_webhook_events_total"]
     assert {reason for reasons in metrics.REASONS.values() for reason in reasons} <= set(totals)
     assert "_created" not in {s.name[-8:] for f in metrics.everything().collect() for s in f.samples}
 
@@ -230,3 +231,9 @@ def test_session_p60_gauges_tell_of_the_newest_backup(committed_world: World) ->
     seen = scrape()
     expected = [(now - timedelta(hours=2)).timestamp(), now.timestamp(), 7]
     assert [seen[name,] for name in names] == pytest.approx(expected, abs=0.01)
+
+
+def test_every_operation_that_is_saved_is_known_at_the_start() -> None:
+    named = re.compile(r'(?:persist\(\s*|operation=|OPERATION = )"([a-z]+(?:\.[a-z]+)?)"')
+    files = [path for folder in ("leadengine", "tickets", "whatsapp") for path in (ROOT / folder).rglob("*.py")]
+    assert {name for path in files for name in named.findall(path.read_text())} == set(metrics.OPERATIONS)

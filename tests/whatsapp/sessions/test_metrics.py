@@ -189,7 +189,7 @@ def test_session_p55_qr_codes_generated(house: World, broker: Broker, settings: 
     state = get_adapter().status(instance=wire_name(fresh(session)))
     settings.WHATSAPP_BROKER_URL = "http://127.0.0.1:9"
     with pytest.raises(BrokerUnreachable):
-        fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+        fetch_qr(session=session, state=state)
     assert rises(before)[QR, "error"] == 1
 
 

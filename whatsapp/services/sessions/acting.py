@@ -150,10 +150,7 @@ def _asked(session: WhatsAppSession) -> Iterator[None]:
 
 
 def _take_qr(session: WhatsAppSession) -> bool:
-    state = get_adapter().status(instance=wire_name(session))
-    if state.state != "qrcode":
-        return False
-    return fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+    return fetch_qr(session=session, state=get_adapter().status(instance=wire_name(session)))
 
 
 def _raw(session: WhatsAppSession) -> str | None:

@@ -83,11 +83,8 @@ def _connect(session: WhatsAppSession, origin: Origin) -> bool:
         _start(session)
     _granted(session, origin)  # it has heard; what comes of it is read
     state = look(session, origin=origin)
-    if state is None:
-        return False
-    if state.state == "qrcode":
-        fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
-    return state.state in {"connected", "qrcode"}
+    fetch_qr(session=session, state=state)
+    return state is not None and state.state in {"connected", "qrcode"}
 
 
 def _start(session: WhatsAppSession) -> None:

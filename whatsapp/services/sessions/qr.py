@@ -79,9 +79,7 @@ def read_qr(*, session_id: UUID, tenant_id: UUID) -> QrShown:
     if looked_at is None or now - looked_at > FRESH or not shown_qr(session, now).available:
         try:
             with within(READ_SECONDS):
-                state = look(session, origin=Origin("user"))
-                if state is not None and state.state == "qrcode":
-                    fetch_qr(session_id=session_id, tenant_id=tenant_id, state=state)
+                fetch_qr(session=session, state=look(session, origin=Origin("user")))
         except (BrokerError, NotConfigured) as error:
             log.info("qr_not_checked", session_id=str(session_id), error=error.code)
         with tenant_scope(tenant_id):
@@ -89,8 +87,10 @@ def read_qr(*, session_id: UUID, tenant_id: UUID) -> QrShown:
     return shown_qr(session, timezone.now())
 
 
-def fetch_qr(*, session_id: UUID, tenant_id: UUID, state: SessionState) -> bool:
-    """Read the QR code that the broker shows now and store it; False when there is none. Raises: BrokerError."""
+def fetch_qr(*, session: WhatsAppSession, state: SessionState | None) -> bool:
+    """Read the QR code that the broker shows now and store it; False when it waits for no scan. Raises: BrokerError."""
+    if state is None or state.state != "qrcode":
+        return False
     began = timezone.now()
     try:
         found = get_adapter().qr(instance=state.instance)
@@ -99,36 +99,32 @@ def fetch_qr(*, session_id: UUID, tenant_id: UUID, state: SessionState) -> bool:
         picture, raw = _complete(found)
     except (BrokerError, QrUnreadable) as error:
         metrics.qr_codes.labels(result="error").inc()
-        log.warning("qr_failed", session_id=str(session_id), error=type(error).__name__)
+        log.warning("qr_failed", session_id=str(session.pk), error=type(error).__name__)
         if isinstance(error, QrUnreadable):
             return False
         raise
-    store_qr(session_id=session_id, tenant_id=tenant_id, picture=picture, raw=raw, state=state, began=began)
+    _store(session, picture, raw, state.qr_expires_at, began)
     return True
 
 
-def store_qr(
-    *, session_id: UUID, tenant_id: UUID, picture: str, raw: str, state: SessionState, began: datetime
-) -> None:
+def _store(session: WhatsAppSession, picture: str, raw: str, expires_at: datetime | None, began: datetime) -> None:
     """Keep a QR code with its end, under a new version when it is another one than before."""
     now = timezone.now()
 
     def decide(row: WhatsAppSession) -> Change | None:
-        if row.status != WhatsAppSession.Status.QRCODE or (row.state_changed_at or began) > now:
+        moved_on = row.state_changed_at is not None and row.state_changed_at > began
+        if row.status != WhatsAppSession.Status.QRCODE or moved_on or row.qr_raw == raw:
             return None
-        if row.qr_raw == raw:
-            return None
-        life = timedelta(seconds=NEXT_SECONDS if row.qr_raw else FIRST_SECONDS)
-        if state.qr_expires_at is not None and state.qr_expires_at <= now:
+        if expires_at is not None and expires_at <= now:
             return None  # its time was over before it could be shown
-        ends = state.qr_expires_at or now + life
+        ends = expires_at or now + timedelta(seconds=NEXT_SECONDS if row.qr_raw else FIRST_SECONDS)
         return Change(
             "qr", {"qr_code": picture, "qr_raw": raw, "qr_version": row.qr_version + 1, "qr_expires_at": ends}
         )
 
     changed = change_session(
-        session_id=session_id, tenant_id=tenant_id, operation="session.observe", origin=Origin("sync"), decide=decide,
-        now=now,
+        session_id=session.pk, tenant_id=session.tenant_id, operation="session.observe", origin=Origin("sync"),
+        decide=decide, now=now,
     )  # fmt: skip
     if changed is not None:
         metrics.qr_codes.labels(result="success").inc()
@@ -143,9 +139,7 @@ def refresh_qr(*, now: datetime) -> int:
     renewed = 0
     for session in rows:
         with alone(session):
-            state = look(session, origin=Origin("sync"))
-            if state is not None and state.state == "qrcode":
-                renewed += fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+            renewed += fetch_qr(session=session, state=look(session, origin=Origin("sync")))
     clear_expired(now=now)
     return renewed
 

@@ -101,7 +101,7 @@ def _bring_back(session: WhatsAppSession, until: float, *, may_start: bool) -> f
             if row is None or row.status not in {Status.CONNECTED, Status.CONNECTING, Status.QRCODE}:
                 return None  # what it ended with, another start does not mend
             if state.state == "qrcode":
-                fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+                fetch_qr(session=session, state=state)
                 return None
             if may_start:
                 get_adapter().connect(instance=wire_name(session))

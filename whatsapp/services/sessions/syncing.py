@@ -174,7 +174,7 @@ def _follow(session: WhatsAppSession, tick: Tick, contradicted: bool) -> None:
     if state is None:
         _lost_by_broker(now_row, tick)
     elif state.state == "qrcode" and now_row.status == Status.QRCODE and _wants_qr(now_row):
-        fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+        fetch_qr(session=session, state=state)
     elif _has_bad_keys(now_row) and state.state == "closed" and may_reconnect(now_row, tick.maintenance):
         get_adapter().wipe(instance=wire_name(now_row))  # only without them does it show a new QR code
     elif now_row.status != Status.CONNECTED:
@@ -202,9 +202,7 @@ def _lost_by_broker(session: WhatsAppSession, tick: Tick) -> None:
         if session.pending_wish or not may_reconnect(session, tick.maintenance) or refused:
             return  # a wish that is pending is done when it is due; what the broker refused, it refuses again
         session = recreate(session, origin=tick.origin)
-        state = look(session, origin=tick.origin)
-        if state is not None and state.state == "qrcode":
-            fetch_qr(session_id=session.pk, tenant_id=session.tenant_id, state=state)
+        fetch_qr(session=session, state=look(session, origin=tick.origin))
         return
     now = timezone.now()
 
