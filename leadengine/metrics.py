@@ -61,6 +61,14 @@ outbound_attempts = Counter("whatsapp_outbound_attempts_total", "Tries to send, 
 outbound_settled = Counter("whatsapp_outbound_settled_total", "What settled an unknown outcome", ["by"])
 outbound_replays = Counter("whatsapp_outbound_idempotent_replays_total", "Doors answered from an earlier row")
 outbound_collisions = Counter("whatsapp_outbound_collisions_total", "Sends refused because of a newer answer")
+outbound_rate_limited = Counter(
+    "whatsapp_outbound_rate_limited_total", "Sends that had to wait or were refused", ["where"]
+)
+circuit_transitions = Counter("whatsapp_circuit_transitions_total", "Changes of sessions' circuits", ["to"])
+uploads = Counter("whatsapp_uploads_total", "Uploads by type and what became of them", ["media_type", "result"])
+upload_bytes = Counter("whatsapp_upload_bytes_total", "Bytes of accepted uploads")
+uploads_expired = Counter("whatsapp_uploads_expired_total", "Uploads whose file was removed unused")
+webhook_deliveries = Counter("webhook_out_deliveries_total", "Deliveries to integrators", ["event", "result"])
 messages_sent = Counter("turbozap_messages_sent_total", "Messages the broker accepted", ["instance_name", "type"])
 messages_received = Counter("turbozap_messages_received_total", "Inbound messages stored", ["instance_name", "type"])
 messages_failed = Counter(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import secrets
 import sys
 import warnings
@@ -80,6 +81,14 @@ def numbers(name: str, default: str) -> list[int]:
     if not all(word.isdigit() for word in found):
         raise ConfigurationError(f"{name} must be whole numbers with commas between them, such as {default}.")
     return [int(word) for word in found]
+
+
+def paces(name: str) -> dict[str, int]:
+    """`id:n,id2:n`: a whole number for each name."""
+    pairs = [word.rpartition(":") for word in words(name)]
+    if not all(key and figure.isdigit() and int(figure) for key, _, figure in pairs):
+        raise ConfigurationError(f"{name} must be `id:n,id2:n` with whole numbers of at least 1: correct it.")
+    return {key: int(figure) for key, _, figure in pairs}
 
 
 # --- What must not be set -------------------------------------------------------------------------------------
@@ -315,12 +324,33 @@ WHATSAPP_MEDIA_SIGNED_URL_TTL_SECONDS = number("WHATSAPP_MEDIA_SIGNED_URL_TTL_SE
 
 # --- Sending --------------------------------------------------------------------------------------------------
 OUTBOUND_TPS_DEFAULT = number("OUTBOUND_TPS_DEFAULT", 5, least=1)
+OUTBOUND_TPS_BY_INSTANCE = paces("OUTBOUND_TPS_BY_INSTANCE")
 OUTBOUND_CONCURRENCY_PER_SESSION = number("OUTBOUND_CONCURRENCY_PER_SESSION", 4, least=1)
 OUTBOUND_MAX_ATTEMPTS = number("OUTBOUND_MAX_ATTEMPTS", 12, least=1)
 OUTBOUND_MAX_AGE_SECONDS = number("OUTBOUND_MAX_AGE_SECONDS", 21_600, least=60)
+OUTBOUND_SCHEDULE_MAX_LATE_SECONDS = number("OUTBOUND_SCHEDULE_MAX_LATE_SECONDS", 3600, least=60)
 OUTBOUND_REQUIRE_IDEMPOTENCY_KEY = flag("OUTBOUND_REQUIRE_IDEMPOTENCY_KEY", default=False)
 OUTBOUND_MEDIA_ALLOW_PRIVATE = flag("OUTBOUND_MEDIA_ALLOW_PRIVATE", default=False)
+REDIS_RATE_LIMIT_RPM = number("REDIS_RATE_LIMIT_RPM", 60)
+WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = number("WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES", 5, least=1)
+WHATSAPP_OUTBOUND_CIRCUIT_WINDOW_MS = number("WHATSAPP_OUTBOUND_CIRCUIT_WINDOW_MS", 60_000, least=1000)
+WHATSAPP_OUTBOUND_CIRCUIT_COOLDOWN_MS = number("WHATSAPP_OUTBOUND_CIRCUIT_COOLDOWN_MS", 120_000, least=100)
 TICKETS_TRANSPORTS = {"WHATSAPP": "whatsapp.transport.BrokerTransport"}
+
+# --- Uploads ------------------------------------------------------------------------------------------------------
+UPLOAD_MAX_BYTES = {
+    "image": number("UPLOAD_MAX_BYTES_IMAGE", 5_242_880, least=1024),
+    "audio": number("UPLOAD_MAX_BYTES_AUDIO", 16_777_216, least=1024),
+    "video": number("UPLOAD_MAX_BYTES_VIDEO", 16_777_216, least=1024),
+    "document": number("UPLOAD_MAX_BYTES_DOCUMENT", 16_777_216, least=1024),
+}
+UPLOAD_UNUSED_TTL_HOURS = number("UPLOAD_UNUSED_TTL_HOURS", 24, least=1)
+CLAMAV_URL = text("CLAMAV_URL")
+if CLAMAV_URL and not re.fullmatch(r"tcp://[^/:@\s]+:\d{1,5}", CLAMAV_URL):
+    raise ConfigurationError("CLAMAV_URL must be tcp://host:port of a clamd: correct it, or remove it.")
+
+# --- Outgoing webhooks --------------------------------------------------------------------------------------------
+WEBHOOK_ALLOW_PRIVATE = flag("WEBHOOK_ALLOW_PRIVATE", default=False)
 
 # --- Contacts -------------------------------------------------------------------------------------------------
 CONTACT_MERGE_UNDO_DAYS = number("CONTACT_MERGE_UNDO_DAYS", 30)

@@ -31,6 +31,7 @@ class Capabilities:
     lid_recipients: bool
     exists: bool
     countries: tuple[str, ...]
+    rate: tuple[int, float] | None = None  # the channel's own limit: so many sends in so many seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,25 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file that the channel keeps, by its id there. `source` is what it finds it by, opaque to this app."""
+
+    id: UUID
+    media_type: str  # image, video, audio, document
+    mime_type: str
+    file_name: str
+    size: int
+    sha256: str
+    storage_key: str
+    source: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class SendOrder:
     """One message to send. `payload` is what the door accepted (tickets/payloads.py), `attempt_id` names this try.
 
     `identities` are those of the contact; the channel chooses the address. `reference` is the caller's id, else ours.
+    `file` is MessageMedia.source: `{"url": …}` as a caller gave it, or the channel's own of a KeptFile.
     """
 
     message_id: UUID
@@ -66,7 +82,7 @@ class SendOrder:
     identities: Sequence[Identity]
     is_group: bool
     payload: Mapping[str, Any]
-    media_url: str | None
+    file: Mapping[str, Any] | None
     reference: str
 
 
@@ -141,6 +157,15 @@ class Transport(Protocol):
 
     def check_recipient(self, *, line: Line, identities: Sequence[Identity], is_group: bool) -> None:
         """Raises: a DomainError with status 400 or 422 when the line cannot reach the contact."""
+
+    def take_file(self, *, tenant_id: UUID, file_id: UUID, line: Line, now: datetime) -> KeptFile:
+        """An uploaded file for a message that is being accepted, in this transaction: from now on it hangs on it.
+
+        Raises: NotFound for a foreign or unknown one, and DomainErrors with 410 (gone), 413 (over the line's limit).
+        """
+
+    def require_file(self, *, tenant_id: UUID, source: Mapping[str, Any], now: datetime) -> None:
+        """Before a message is sent again. Raises: a DomainError with 410 when its file is gone."""
 
     def send(self, order: SendOrder) -> Sent:
         """Send now. No transaction may be open. Raises: SendFailure."""

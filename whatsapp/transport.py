@@ -89,7 +89,7 @@ class BrokerTransport:
             learned = (("wa_address", to),)
         message = Outgoing(
             session_id=order.line.id, instance=order.line.reference, to=to, payload=order.payload,
-            media_url=order.media_url, reference=order.reference, message_id=order.message_id,
+            media_url=(order.file or {}).get("url"), reference=order.reference, message_id=order.message_id,
             attempt_id=order.attempt_id,
         )  # fmt: skip
         try:

@@ -52,7 +52,7 @@ MARIA = (("phone", "+5511988887777"), ("wa_address", "551188887777"))
 def order(payload: dict[str, Any], **more: Any) -> SendOrder:
     fields: dict[str, Any] = {
         "message_id": UUID(int=3), "attempt_id": UUID(int=4), "line": LINE, "identities": MARIA, "is_group": False,
-        "payload": payload, "media_url": None, "reference": "crm-7",
+        "payload": payload, "file": None, "reference": "crm-7",
     }  # fmt: skip
     return SendOrder(**{**fields, **more})
 
@@ -111,11 +111,11 @@ PLACE = {"type": "location", "location": {"latitude": 1.5, "longitude": 2.5}}
 )  # fmt: skip
 def test_route_and_body(settings: Any, route: str, payload: Any, path: str, expected: Any) -> None:
     settings.WHATSAPP_BROKER_SEND_ROUTE = route
-    media_url = "http://f/a.png" if payload["type"] in {"image", "audio"} else None
+    file = {"url": "http://f/a.png"} if payload["type"] in {"image", "audio"} else None
     line = replace(LINE, capabilities=replace(OFFICIAL, types=OFFICIAL.types | {"location"}))
     with Wire(201, {"id": "X1"}) as wire:
         settings.WHATSAPP_BROKER_URL = wire.url
-        sent = BrokerTransport().send(order(payload, media_url=media_url, line=line))
+        sent = BrokerTransport().send(order(payload, file=file, line=line))
     method, asked, headers, body = wire.asked[0]
     assert (method, asked, body) == ("POST", f"/instances/loja-1/{path}", expected)
     assert (headers["Idempotency-Key"], headers["X-Request-Id"]) == (str(UUID(int=3)), UUID(int=4).hex)

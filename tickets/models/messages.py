@@ -162,6 +162,8 @@ class Message(TenantOwned):
                 fields=["session_id", "not_before"], name="message_waiting",
                 condition=Q(status="QUEUED", not_before__isnull=False),
             ),
+            models.Index(fields=["scheduled_at"], name="message_scheduled", condition=Q(status="SCHEDULED")),
+            models.Index(fields=["contact"], name="message_scheduled_for", condition=Q(status="SCHEDULED")),
             models.Index(
                 fields=["tenant", "id"], name="message_dead_letters",
                 condition=Q(status__in=["FAILED", "UNCONFIRMED"]),
@@ -207,6 +209,7 @@ class MessageMedia(TenantOwned):
     source = models.JSONField(default=dict, db_default={}, editable=False)
     sha256 = models.CharField(max_length=64, blank=True, default="", db_default="")
     storage_key = models.CharField(max_length=400, blank=True, default="", db_default="")
+    upload_id = models.UUIDField(null=True, blank=True)  # of an outgoing file that the channel keeps
     attempts = models.PositiveSmallIntegerField(default=0, db_default=0)
     next_attempt_at = models.DateTimeField(null=True, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
@@ -218,6 +221,7 @@ class MessageMedia(TenantOwned):
             models.Index(
                 fields=["next_attempt_at"], name="media_due", condition=Q(state__in=["pending", "downloading"])
             ),
+            models.Index(fields=["upload_id"], name="media_of_upload", condition=Q(upload_id__isnull=False)),
         ]
 
     def __str__(self) -> str:

@@ -68,6 +68,7 @@ def capabilities_of(stored: dict[str, Any] | None) -> Capabilities:
         lid_recipients=known["lidRecipients"],
         exists=known["exists"],
         countries=tuple(known["countries"]),
+        rate=(rate["max"], rate["windowMs"] / 1000) if (rate := known.get("rate")) else None,
     )
 
 

@@ -45,7 +45,7 @@ WHERE t.id = m.ticket_id AND m.id = ANY(ARRAY(
     ORDER BY d.id LIMIT %(free)s FOR UPDATE SKIP LOCKED))
 RETURNING m.id, m.ticket_id, m.position, m.version, m.claim_token, m.attempts, m.contact_id, m.payload,
     m.external_reference, m.source, m.type, m.metadata -> 'client', t.queue_id, t.assignee_id,
-    (SELECT f.source ->> 'url' FROM tickets_messagemedia f WHERE f.message_id = m.id)
+    (SELECT f.source FROM tickets_messagemedia f WHERE f.message_id = m.id)
 """
 
 
@@ -98,7 +98,7 @@ def next_due(*, line: Line, now: datetime) -> datetime | None:
 def _claim(line: Line, row: Any, person: Recipient, now: datetime) -> Claim:
     (
         message_id, ticket_id, position, _, token, number, contact_id, payload, reference, source, kind, client,
-        queue_id, assignee_id, media_url,
+        queue_id, assignee_id, file,
     ) = row  # fmt: skip
     stored: Mapping[str, Any] = loads(payload) or {}  # a row that no door made fails alone, not its whole line
     order = SendOrder(
@@ -108,7 +108,7 @@ def _claim(line: Line, row: Any, person: Recipient, now: datetime) -> Claim:
         identities=(("phone", stored["to"]),) if "to" in stored else person.identities,
         is_group=person.is_group,
         payload={**stored, "metadata": loads(client)},
-        media_url=media_url,
+        file=loads(file),
         reference=reference or str(message_id),
     )
     place = Place(line.tenant_id, ticket_id, queue_id, assignee_id, message_id, position)

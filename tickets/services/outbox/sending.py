@@ -72,8 +72,8 @@ def _call(transport: Transport, order: SendOrder) -> Try:
     began = time.monotonic()
     result: Sent | SendFailure
     try:
-        if order.media_url is not None:
-            refuse_private(order.media_url)
+        if order.file and (url := order.file.get("url")) is not None:
+            refuse_private(url)
         result = transport.send(order)
     except SendFailure as failure:
         result = failure
