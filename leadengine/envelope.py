@@ -9,7 +9,8 @@ from django.http import Http404
 from rest_framework import exceptions
 from rest_framework.response import Response
 
-from leadengine.errors import DomainError
+from leadengine.errors import DomainError, summary
+from leadengine.wording import worded
 
 _CODES = {
     400: "BAD_REQUEST",
@@ -25,10 +26,16 @@ _CODES = {
 
 
 def error_body(code: str, message: str, details: dict[str, Any] | None, request_id: str) -> dict[str, Any]:
-    """`{"success": false, "error": {"code", "message", "details"}, "requestId"}`."""
+    """`{"success": false, "error": {"code", "message", "details"}, "requestId"}`, in the language of the request."""
+    details = details or {}
+    errors = details.get("errors")
+    if isinstance(errors, list):
+        told = [{**one, "message": worded(one["message"])} for one in errors]
+        details = {**details, "errors": told}
+        message = summary(told) if message == summary(errors) else message
     return {
         "success": False,
-        "error": {"code": code, "message": message, "details": details or {}},
+        "error": {"code": code, "message": worded(message), "details": details},
         "requestId": request_id,
     }
 
@@ -56,8 +63,7 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | No
     message = str(getattr(error, "detail", error))
     if isinstance(error, exceptions.ValidationError):
         code, errors = "VALIDATION_ERROR", list(_flat(error.detail))
-        details = {"errors": errors}
-        message = "; ".join(f"{e['field']}: {e['message']}" if e["field"] else e["message"] for e in errors)
+        details, message = {"errors": errors}, summary(errors)
     elif isinstance(error, exceptions.ParseError):
         code = "INVALID_JSON"
     return Response(error_body(code, message, details, request_id), status=error.status_code, headers=headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 
@@ -20,7 +21,7 @@ class DomainError(Exception):
     status: ClassVar[int] = 400
 
     def __init__(self, message: str = "", **details: Any) -> None:
-        self.message = message or (self.__doc__ or "").strip().splitlines()[0]
+        self.message = message or (self.__doc__ or "").strip().splitlines()[0].partition(" Details: ")[0]
         self.details = details
         super().__init__(self.message)
 
@@ -39,7 +40,7 @@ class ValidationFailed(DomainError):
     status = 400
 
     def __init__(self, errors: list[dict[str, str]], message: str = "") -> None:
-        super().__init__(message or "; ".join(f"{e['field']}: {e['message']}" for e in errors), errors=errors)
+        super().__init__(message or summary(errors), errors=errors)
 
 
 class NotConfigured(DomainError):
@@ -50,3 +51,8 @@ class NotConfigured(DomainError):
 
     def __init__(self, missing: list[str]) -> None:
         super().__init__("Configure " + ", ".join(missing), missing=missing)
+
+
+def summary(errors: Iterable[dict[str, str]]) -> str:
+    """What is wrong with each field, as one sentence; an error without a field is about all of it."""
+    return "; ".join(f"{one['field']}: {one['message']}" if one["field"] else one["message"] for one in errors)

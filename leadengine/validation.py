@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails
 
 from leadengine.errors import ValidationFailed
 
-_SAID = {
+SAID = {
     "missing": "Campo obrigatório.",
     "extra_forbidden": "Campo desconhecido.",
     "string_type": "Deve ser um texto.",
@@ -46,7 +46,7 @@ def refusal(error: ValidationError) -> ValidationFailed:
 
 def _problem(one: ErrorDetails) -> dict[str, str]:
     field = ".".join(str(part) for part in one["loc"])
-    said = _SAID.get(one["type"])
+    said = SAID.get(one["type"])
     message = said.format(**one.get("ctx", {})) if said else one["msg"]
     if one["type"] == "value_error":
         # A rule over several fields names the one it is about in front of its sentence.
