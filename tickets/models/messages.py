@@ -162,8 +162,18 @@ class Message(TenantOwned):
                 fields=["session_id", "not_before"], name="message_waiting",
                 condition=Q(status="QUEUED", not_before__isnull=False),
             ),
-            models.Index(fields=["scheduled_at"], name="message_scheduled", condition=Q(status="SCHEDULED")),
-            models.Index(fields=["contact"], name="message_scheduled_for", condition=Q(status="SCHEDULED")),
+            models.Index(
+                fields=["scheduled_at"], name="message_scheduled",
+                condition=Q(status__in=["SCHEDULED", "QUEUED"], scheduled_at__isnull=False),
+            ),
+            models.Index(
+                fields=["contact"], name="message_scheduled_for",
+                condition=Q(status__in=["SCHEDULED", "QUEUED"], scheduled_at__isnull=False),
+            ),
+            models.Index(
+                fields=["tenant", "id"], name="message_outbox",
+                condition=Q(status__in=["SCHEDULED", "QUEUED", "SENDING"]),
+            ),
             models.Index(
                 fields=["tenant", "id"], name="message_dead_letters",
                 condition=Q(status__in=["FAILED", "UNCONFIRMED"]),
@@ -171,6 +181,11 @@ class Message(TenantOwned):
             models.Index(
                 fields=["session_id", "status", "sent_at"], name="message_unsettled",
                 condition=Q(status__in=["SCHEDULED", "UNCONFIRMED"]) | Q(status="SENT", external_id__isnull=True),
+            ),
+            # What a line has sent in a time, by state (tickets/queries/sends.py); read from the index alone.
+            models.Index(
+                fields=["session_id", "sent_at"], include=["status", "tenant"], name="message_sends_of_line",
+                condition=Q(direction="OUTBOUND") & ~Q(source="PHONE"),
             ),
             models.Index(
                 fields=["ticket", "position"], name="message_trouble",

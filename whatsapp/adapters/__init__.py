@@ -101,6 +101,23 @@ class Listed:
     delivery: Delivery
 
 
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Who answers for a number: the address to write to, and how the broker names it. Both None: nobody does."""
+
+    to: str
+    address: str | None = None
+    jid: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group that a session is in; a broker may not know its subject."""
+
+    id: str
+    subject: str | None = None
+
+
 class Adapter(Protocol):
     """A broker. Calls raise one typed error of `whatsapp.broker_errors` and must not run inside a transaction.
 
@@ -159,6 +176,16 @@ class Adapter(Protocol):
 
     def exists(self, *, instance: str, to: str) -> str | None:
         """The address that answers for a number, None when nobody does. Only with the capability `exists`."""
+
+    # Questions that callers ask through us (spec/outbound.md section 11).
+    def find(self, *, instance: str, numbers: Sequence[str]) -> list[Reached]:
+        """Who answers for each number, in their order. Only with the capability `exists`. Raises: BrokerError."""
+
+    def groups(self, *, instance: str) -> list[Group]:
+        """The groups that a session is in. Only with the capability `groupsRead`. Raises: BrokerError."""
+
+    def metrics(self, *, instance: str, since: datetime, until: datetime) -> dict[str, Any]:
+        """What the broker counts of a session, in its own words and without keys. Raises: BrokerError."""
 
     def pull_events(self, *, instance: str, after: str | None, now: datetime) -> Sequence[Listed]:
         """A page of what the broker has listed since `after`, oldest first. Only with `pullEvents`."""

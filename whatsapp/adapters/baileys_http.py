@@ -12,10 +12,10 @@ from typing import Any, Literal
 from django.conf import settings
 
 from whatsapp import broker
-from whatsapp.adapters import LineState, Listed, Outgoing, QrCode, Sent, SessionState
+from whatsapp.adapters import Group, LineState, Listed, Outgoing, QrCode, Reached, Sent, SessionState
 from whatsapp.adapters.baileys_events import PAGE, read_page
+from whatsapp.adapters.baileys_questions import find_number, find_numbers, list_groups, read_metrics
 from whatsapp.adapters.baileys_states import connection_of, read_snapshot
-from whatsapp.addresses import PHONE_SERVER, parse_jid
 from whatsapp.broker_errors import (
     BrokerFailed,
     InstanceDisconnected,
@@ -156,13 +156,16 @@ class BaileysHttp:
         return _read_sent(answer)
 
     def exists(self, *, instance: str, to: str) -> str | None:
-        answer = broker.call("POST", f"{_ONE}/exists", parts={"id": instance}, body={"to": to})
-        results = answer.data.get("results") if isinstance(answer.data, dict) else None
-        found = next((one for one in results or [] if isinstance(one, dict) and one.get("exists")), None)
-        if found is None:
-            return None
-        jid = parse_jid(found.get("jid"))
-        return jid.user if jid is not None and jid.server == PHONE_SERVER and jid.user.isdigit() else to
+        return find_number(instance, to).address
+
+    def find(self, *, instance: str, numbers: Sequence[str]) -> list[Reached]:
+        return find_numbers(instance, numbers)
+
+    def groups(self, *, instance: str) -> list[Group]:
+        return list_groups(instance)
+
+    def metrics(self, *, instance: str, since: datetime, until: datetime) -> dict[str, Any]:
+        return read_metrics(instance, since, until)
 
     def pull_events(self, *, instance: str, after: str | None, now: datetime) -> Sequence[Listed]:
         params = {"limit": PAGE, **({"after": after} if after else {})}
