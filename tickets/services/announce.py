@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -33,6 +34,18 @@ from tickets.services.state import TicketState
 
 if TYPE_CHECKING:
     from tickets.services.arrivals import NewMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a changed row stands, and who may hear of it."""
+
+    tenant_id: UUID
+    ticket_id: UUID
+    queue_id: UUID
+    assignee_id: UUID | None
+    message_id: UUID
+    position: int
 
 
 def announce_arrivals(
@@ -150,6 +163,18 @@ def announce_message(
     )  # fmt: skip
 
 
+def announce_change(*, place: Place, version: int, changes: Mapping[str, Any], now: datetime) -> None:
+    """message.updated with columns (snake_case) that changed; dates become ISO."""
+    wire = {_WIRE.get(name, name): iso(v) if isinstance(v, datetime) else v for name, v in changes.items()}
+    broadcast(
+        MessageUpdated(
+            tenant_id=place.tenant_id, at=now, ticket_id=place.ticket_id, message_id=place.message_id,
+            position=place.position, version=version, changes=wire,
+        ),
+        Facets(ticket_id=place.ticket_id, queue_id=place.queue_id, assignee_id=place.assignee_id),
+    )  # fmt: skip
+
+
 def facets_of(state: TicketState) -> Facets:
     """What the visibility policy needs to know of a ticket, before and after."""
     moved = state.queue_id != state.previous_queue_id or state.assignee_id != state.previous_assignee_id
@@ -160,3 +185,17 @@ def facets_of(state: TicketState) -> Facets:
         previous_queue_id=state.previous_queue_id if moved else None,
         previous_assignee_id=state.previous_assignee_id if moved else None,
     )
+
+
+_WIRE = {
+    "wait_reason": "waitReason",
+    "not_before": "notBefore",
+    "sent_at": "sentAt",
+    "failed_at": "failedAt",
+    "external_id": "externalId",
+    "delivered_at": "deliveredAt",
+    "read_at": "readAt",
+    "played_at": "playedAt",
+    "dismissed_at": "dismissedAt",
+    "scheduled_at": "scheduledAt",
+}

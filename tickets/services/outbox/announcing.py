@@ -1,41 +1,25 @@
-"""The events of the outbox: a row was accepted, a row changed."""
+"""The events of the outbox: a row was accepted, a row changed (services/announce.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
 from leadengine.realtime.broadcast import broadcast
-from leadengine.realtime.events import Facets
 from tickets.events import (
     BrokerReference,
     BrokerTimestamps,
     MessageBrief,
     MessageMetadata,
     MessagesNew,
-    MessageUpdated,
     TicketMessage,
 )
 from tickets.events import TicketState as TicketStatePayload
 from tickets.models import Message, MessageMedia
-from tickets.services.announce import facets_of
-from tickets.services.shapes import iso, media_json, message_json, preview_of
+from tickets.services.announce import Place, announce_change, facets_of
+from tickets.services.shapes import media_json, message_json, preview_of
 from tickets.services.state import TicketState
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a changed row stands, and who may hear of it."""
-
-    tenant_id: UUID
-    ticket_id: UUID
-    queue_id: UUID
-    assignee_id: UUID | None
-    message_id: UUID
-    position: int
+__all__ = ["Place", "announce_change", "announce_queued"]
 
 
 def announce_queued(
@@ -75,28 +59,3 @@ def announce_queued(
         ),
         facets,
     )  # fmt: skip
-
-
-def announce_change(*, place: Place, version: int, changes: Mapping[str, Any], now: datetime) -> None:
-    """message.updated with columns (snake_case) that changed; dates become ISO."""
-    wire = {_WIRE.get(name, name): iso(v) if isinstance(v, datetime) else v for name, v in changes.items()}
-    broadcast(
-        MessageUpdated(
-            tenant_id=place.tenant_id, at=now, ticket_id=place.ticket_id, message_id=place.message_id,
-            position=place.position, version=version, changes=wire,
-        ),
-        Facets(ticket_id=place.ticket_id, queue_id=place.queue_id, assignee_id=place.assignee_id),
-    )  # fmt: skip
-
-
-_WIRE = {
-    "wait_reason": "waitReason",
-    "not_before": "notBefore",
-    "sent_at": "sentAt",
-    "failed_at": "failedAt",
-    "external_id": "externalId",
-    "delivered_at": "deliveredAt",
-    "read_at": "readAt",
-    "played_at": "playedAt",
-    "dismissed_at": "dismissedAt",
-}
