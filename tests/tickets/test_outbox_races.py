@@ -69,7 +69,9 @@ def test_workers_together_keep_the_cap_of_a_line(committed_world: World, setting
     assert len({claim.place.ticket_id for one in found for claim in one}) == 3
 
 
-def test_twenty_messages_of_a_ticket_by_four_workers_arrive_in_order(committed_world: World, broker: Broker) -> None:
+def test_outbound_12_twenty_messages_of_a_ticket_by_four_workers_arrive_in_order(
+    committed_world: World, broker: Broker
+) -> None:
     tickets = [conversation(committed_world), conversation(committed_world, phone="+5511977776666")]
     # The broker types, so a short message that overtook a long one would arrive before it.
     broker.behave(rate={"max": 10_000}, humanizeMsPerChar=1)
@@ -244,7 +246,9 @@ def test_worker_tries_again_by_itself(committed_world: World) -> None:
     assert reload(message).attempts >= 2
 
 
-def test_killed_worker_leaves_unconfirmed_and_the_echo_settles_it(committed_world: World, broker: Broker) -> None:
+def test_outbound_06_killed_worker_leaves_unconfirmed_within_two_minutes_and_the_echo_settles_it(
+    committed_world: World, broker: Broker
+) -> None:
     ticket = conversation(committed_world)
     broker.behave(sendDelayMs=8_000)
     with worker_running(broker.url) as process:
@@ -255,16 +259,24 @@ def test_killed_worker_leaves_unconfirmed_and_the_echo_settles_it(committed_worl
         process.kill()
         process.wait()
     assert (reload(message).status, reload(behind).status) == ("SENDING", "QUEUED")
-    with tenant_scope(committed_world.ipe.pk):
-        Message.objects.filter(pk=message.pk).update(lease_until=timezone.now())
-    sweep_outbox(now=timezone.now())
-    assert reload(message).status == "UNCONFIRMED"
+    claimed_at = reload(message).claimed_at
+    assert claimed_at is not None
+    sweep_outbox(now=claimed_at + timedelta(seconds=110))  # the sweeper runs every 10 s
+    row = reload(message)
+    assert (row.status, (row.error or {})["code"]) == ("UNCONFIRMED", "WORKER_LOST")
     broker.behave(sendDelayMs=0)
     send(committed_world)
     assert (reload(message).status, reload(behind).status) == ("UNCONFIRMED", "SENT")
+    for hour in range(24):
+        sweep_outbox(now=timezone.now() + timedelta(hours=hour))
+        send(committed_world)
+    assert reload(message).attempts == 1
+    asked = broker.control("state", method="GET")["requests"]
+    assert sum(count for route, count in asked.items() if "send-text" in route) == 2
     # The broker, which was still typing when the worker died, sends it in the end.
     broker.settle(lambda: reload(message).status in {"SENT", "DELIVERED"}, 40)
     assert sorted(broker.texts()) == ["dois", "um"]
+    assert reload(message).external_id == next(one["id"] for one in broker.sent() if one["text"] == "um")
     with tenant_scope(committed_world.ipe.pk):
         assert Message.objects.count() == 3
 

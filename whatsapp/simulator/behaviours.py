@@ -69,6 +69,7 @@ class Behaviour(WireModel):
     send_timeout: bool = False
     send_timeout_ms: Milliseconds = 25_000
     drop_response: bool = False
+    fail_after_send: bool = False
     send_error: str | None = None
     offline: bool = False
     socket_unavailable: bool = False

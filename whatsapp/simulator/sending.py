@@ -95,7 +95,7 @@ class Sender:
 
         Raises:
             BrokerError: 400 about `to`, 404 `whatsapp_not_found`, 429 `risk_paused`, 503 `socket_unavailable`,
-                500 `send timeout` (the message leaves all the same) or `send_failed`.
+                500 `send timeout` or `internal_server_error` (the message leaves all the same) or `send_failed`.
             ConnectionDropped: the message left, and the answer is to be withheld.
         """
         behaviour = self._behaviours.of(instance.id)
@@ -107,6 +107,8 @@ class Sender:
             await asyncio.shield(confirmation)
         if behaviour.drop_response:
             raise ConnectionDropped
+        if behaviour.fail_after_send:
+            raise BrokerError(500, "internal_server_error", message="Connection Closed")
         return message.id
 
     def recipient(self, instance: Instance, to: object) -> str:

@@ -42,6 +42,14 @@ async def test_drop_response_sends_and_hangs_up(broker: Broker, hook: Hook) -> N
     assert hook.events().count(OUTBOUND) == 1
 
 
+async def test_a_send_that_fails_after_it_left_has_left(broker: Broker, hook: Hook) -> None:
+    await broker.open(failAfterSend=True)
+    status, answer = await broker.text()
+    assert (status, answer["error"]) == (500, "internal_server_error")
+    assert len(await broker.sent()) == 1
+    assert hook.events().count(OUTBOUND) == 1
+
+
 async def test_braces_are_altered_by_the_real_broker_only(start: StartBroker) -> None:
     for profile, texts in (("real", {"a x", "b x"}), ("demo", {"{a|b} {x}"})):
         broker = await start(profile=profile)
