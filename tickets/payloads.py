@@ -118,8 +118,9 @@ class MediaSource(_Part):
 
 
 class MediaPayload(Payload):
-    """A file by address; it ends in `media`, whichever way it was given."""
+    """A file: an upload by its id, or an address, which ends in `media` whichever way it was given."""
 
+    upload_id: UUID | None = Field(None, strict=False, exclude=True)
     media_url: Url | None = Field(None, exclude=True)
     media: MediaSource | None = Field(None, exclude=True)
     mime_type: Annotated[str, Field(max_length=120)] | None = None
@@ -127,13 +128,13 @@ class MediaPayload(Payload):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.media_url is None) == (self.media is None):
-            raise ValueError("mediaUrl: Informe mediaUrl ou media, um dos dois.")
-        if self.media is None and self.media_url is not None:
+        if [self.upload_id, self.media_url, self.media].count(None) != 2:
+            raise ValueError("mediaUrl: Informe uploadId, mediaUrl ou media, um dos três.")
+        if self.media_url is not None:
             self.media = MediaSource.model_construct(url=self.media_url, mimetype=None, filename=None, size=None)
-        assert self.media is not None  # noqa: S101 - narrows the type
-        self.mime_type = self.mime_type or self.media.mimetype
-        self.file_name = self.file_name or self.media.filename
+        if self.media is not None:
+            self.mime_type = self.mime_type or self.media.mimetype
+            self.file_name = self.file_name or self.media.filename
         return self
 
 

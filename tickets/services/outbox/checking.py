@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,8 @@ class Wish:
     external_reference: str | None = None
     session: Line | None = None
     to: str | None = None
+    scheduled_at: datetime | None = None
+    cancel_if_customer_replies: bool = True
 
 
 def check_wish(
@@ -51,14 +54,16 @@ def check_wish(
     said = Message.objects.for_tenant(line.tenant_id).filter(contact_id=contact.id)
     if content.reply_to is not None and not said.filter(pk=content.reply_to).exists():
         raise ValidationFailed([{"field": "replyTo", "message": "Não é uma mensagem deste contato."}])
+    seen = _find_seen(wish, state)
     check_ticket(state=state, contact=contact, author=wish.author, source=wish.source)
     kind = str(wish.payload.get("type", "text")).strip().lower()
     if kind not in line.capabilities.types:
         raise UnsupportedOperation(type=kind, supported=sorted(line.capabilities.types))
     transport.check_recipient(line=line, identities=contact.identities, is_group=contact.is_group)
-    if wish.expected_last_message_id is not None and not wish.force:
-        _check_collision(wish, wish.expected_last_message_id, state)
-    if not line.connected and wish.when_unavailable != "queue":
+    if seen is not None:
+        _check_collision(wish, seen, state)
+    # What is scheduled leaves later: how its line is now tells nothing.
+    if not line.connected and wish.when_unavailable != "queue" and wish.scheduled_at is None:
         raise InstanceDisconnected(status=line.status, connected=False, instanceId=line.name)
     # Admission (429) and the breaker (423) of spec/outbound.md section 9 refuse here, in this order.
 
@@ -76,15 +81,25 @@ def check_ticket(*, state: TicketState, contact: Recipient, author: User | None,
         raise NotAssignee(assignee={"id": str(assignee.pk), "name": assignee.name} if assignee else None)
 
 
-def _check_collision(wish: Wish, expected: UUID, state: TicketState) -> None:
-    """Refuse when somebody else answered after the last message that the sender saw; the ticket's row is locked."""
-    seen = Message.objects.filter(pk=expected, contact_id=state.contact_id).values("ticket_id", "position").first()
+def _find_seen(wish: Wish, state: TicketState) -> int | None:
+    """The position of the last message that the sender saw, 0 for one of an earlier ticket; None where nobody asks."""
+    if wish.expected_last_message_id is None or wish.force:
+        return None
+    rows = Message.objects.filter(pk=wish.expected_last_message_id, contact_id=state.contact_id)
+    seen = rows.values("ticket_id", "position").first()
     if seen is None:
         raise ValidationFailed([{"field": "expectedLastMessageId", "message": "Não é uma mensagem desta conversa."}])
-    after = seen["position"] if seen["ticket_id"] == state.id else 0
+    return int(seen["position"]) if seen["ticket_id"] == state.id else 0
+
+
+def _check_collision(wish: Wish, seen: int, state: TicketState) -> None:
+    """Refuse when somebody else answered after the last message that the sender saw; the ticket's row is locked.
+
+    What is only scheduled has not been said yet.
+    """
     newer = (
-        Message.objects.filter(ticket_id=state.id, position__gt=after, direction=Message.Direction.OUTBOUND)
-        .exclude(status__in=[Message.Status.CANCELED, Message.Status.FAILED])
+        Message.objects.filter(ticket_id=state.id, position__gt=seen, direction=Message.Direction.OUTBOUND)
+        .exclude(status__in=[Message.Status.CANCELED, Message.Status.FAILED, Message.Status.SCHEDULED])
         .select_related("author")
         .order_by("position")
     )

@@ -26,6 +26,12 @@ def wake_sender(session_id: UUID) -> None:
     wake_on_commit(task, key=sender_key(session_id), session_id=str(session_id))
 
 
+def wake_sender_at(session_id: UUID, *, at: datetime, now: datetime) -> None:
+    """Wake the session's sender at a time that is near: what is due then is not due before."""
+    task: Any = app.signature(SEND_TASK).set(countdown=max(0.0, (at - now).total_seconds()))
+    wake_on_commit(task, key=f"{sender_key(session_id)}:{at:%H%M%S}", session_id=str(session_id))
+
+
 def wake_session(*, session_id: UUID, now: datetime) -> None:
     """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
     _let_go(session_id, "SESSION_OFFLINE", now)
@@ -37,11 +43,16 @@ def release_held(*, session_id: UUID, now: datetime) -> None:
 
 
 def move_queued(*, old_id: UUID, new_id: UUID) -> None:
-    """A session was replaced: what waits on the old one leaves through the new one. Runs in the caller's scope."""
+    """A session was replaced: what waits on the old one leaves through the new one. Runs in the caller's scope.
+
+    What may still be taken back waits on, whichever session it leaves through.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            """UPDATE tickets_message SET session_id = %s, wait_reason = NULL, not_before = NULL
-               WHERE session_id = %s AND status = 'QUEUED'""",
+            """UPDATE tickets_message SET session_id = %s,
+                   not_before = CASE wait_reason WHEN 'UNDO_WINDOW' THEN not_before END,
+                   wait_reason = CASE wait_reason WHEN 'UNDO_WINDOW' THEN wait_reason END
+               WHERE session_id = %s AND (status = 'QUEUED' OR (status = 'SCHEDULED' AND scheduled_at IS NOT NULL))""",
             [new_id, old_id],
         )
     wake_sender(new_id)
