@@ -1,4 +1,4 @@
-"""Refusals speak the caller's language: every sentence of ours has its English, and Portuguese is what is said unasked."""
+"""Refusals speak the caller's language: every sentence has its English, and Portuguese is what is said unasked."""
 
 from __future__ import annotations
 

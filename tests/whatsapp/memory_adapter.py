@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from whatsapp.adapters import LineState, Listed, Outgoing, QrCode, Sent, SessionState
+from whatsapp.adapters import Group, LineState, Listed, Outgoing, QrCode, Reached, Sent, SessionState
 from whatsapp.addresses import build_address, chat_of
-from whatsapp.broker_errors import BrokerError, InstanceNotFound
+from whatsapp.broker_errors import BrokerError, InstanceNotFound, UnsupportedOperation
 from whatsapp.schemas import Content, Edit, Ignored, InboundMessage, Item, OutboundEcho, Reaction, Revoke, StatusUpdate
 
 NAME = "tests.whatsapp.memory_adapter.MemoryAdapter"
@@ -81,6 +81,15 @@ class MemoryAdapter:
 
     def exists(self, *, instance: str, to: str) -> str | None:
         return to
+
+    def find(self, *, instance: str, numbers: Sequence[str]) -> list[Reached]:
+        return [Reached(to, to) for to in numbers]
+
+    def groups(self, *, instance: str) -> list[Group]:
+        return [Group(f"{instance}-group")]
+
+    def metrics(self, *, instance: str, since: datetime, until: datetime) -> dict[str, Any]:
+        raise UnsupportedOperation
 
     def pull_events(self, *, instance: str, after: str | None, now: datetime) -> Sequence[Listed]:
         later = [key for key in self.listed if after is None or key > after]

@@ -17,6 +17,7 @@ from whatsapp.api.instances_actions import (
 )
 from whatsapp.api.instances_reading import EventListView, QrPictureView, QrView, StatusView
 from whatsapp.api.media import MediaRetryView, MediaView
+from whatsapp.api.proxies import ExistsView, GroupListView, MetricsView, PollView
 
 _HERE = "api/integrations/whatsapp"
 _ONE = f"{_HERE}/instances/<str:instance_id>"
@@ -41,6 +42,10 @@ urlpatterns = [
     path(f"{_ONE}/stop", DisconnectView.as_view(), name="api-instance-stop"),
     path(f"{_ONE}/events", EventListView.as_view(), name="api-instance-events"),
     path(f"{_ONE}/release", ReleaseView.as_view(), name="api-instance-release"),
+    path(f"{_ONE}/exists", ExistsView.as_view(), name="api-instance-exists"),
+    path(f"{_ONE}/groups", GroupListView.as_view(), name="api-instance-groups"),
+    path(f"{_ONE}/metrics", MetricsView.as_view(), name="api-instance-metrics"),
+    path(f"{_ONE}/polls", PollView.as_view(), name="poll-door"),
     path(f"{_HERE}/lines", LineListView.as_view(), name="api-lines"),
     path(f"{_ONE}/messages", InstanceDoor.as_view(), name="instance-door"),
     path("api/contacts/<uuid:contact_id>/messages", ContactDoor.as_view(), name="contact-door"),
