@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from django.db import transaction
 from prometheus_client import (
@@ -22,6 +22,7 @@ from prometheus_client import (
     disable_created_metrics,
     multiprocess,
 )
+from prometheus_client.registry import Collector
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 LONG = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0)
@@ -202,10 +203,13 @@ def observe(child: Any, seconds: float) -> None:
     transaction.on_commit(lambda: child.observe(seconds))
 
 
-def everything() -> CollectorRegistry:
-    """What was counted: by all processes that share PROMETHEUS_MULTIPROC_DIR, or by this one when that is not set."""
-    if not _shared():
-        return REGISTRY
+def everything(names: Collection[str] = ()) -> Collector:
+    """What was counted: by all processes that share PROMETHEUS_MULTIPROC_DIR, or by this one when that is not set.
+
+    `names` of samples may spare the reading of others.
+    """
+    if not shared_directory():
+        return cast(Collector, REGISTRY.restricted_registry(names)) if names else REGISTRY
     registry = CollectorRegistry()
     multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return registry
@@ -217,22 +221,21 @@ def totals(labels: Mapping[str, str]) -> dict[str, collections.Counter[str]]:
     All are read in one pass and nothing else is: a page of all metrics takes too long for a health check.
     """
     sums: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in labels}
-    registry = everything() if _shared() else REGISTRY.restricted_registry(list(labels))
-    for family in registry.collect():
+    for family in everything(list(labels)).collect():
         for sample in family.samples:
             if sample.name in sums:
                 sums[sample.name][sample.labels.get(labels[sample.name], "")] += sample.value  # type: ignore[assignment]
     return sums
 
 
-def _shared() -> str:
+def shared_directory() -> str:
     """The directory that the processes share; prometheus_client itself reads this variable, and only this way."""
     return os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
 
 
 def _forget_the_dead() -> None:
     """Remove the gauges of processes that were killed: their open sockets would count for ever."""
-    for path in Path(_shared()).glob("gauge_live*_*.db") if _shared() else ():
+    for path in Path(shared_directory()).glob("gauge_live*_*.db") if shared_directory() else ():
         pid = path.stem.rpartition("_")[2]
         if not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             multiprocess.mark_process_dead(int(pid))  # type: ignore[no-untyped-call]

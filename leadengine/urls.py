@@ -8,6 +8,8 @@ from drf_spectacular.views import SpectacularAPIView
 
 from leadengine.accounts.api import UnknownRouteView
 
+admin.autodiscover()  # the screens of all apps
+
 urlpatterns = [
     path("admin/operations/", include("leadengine.operations.urls_admin")),  # before the site, which takes all below it
     path("admin/", admin.site.urls),

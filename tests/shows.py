@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-NAME = re.compile(r"\btest_(inbound|broker|session)_([pn]?\d\d(?:_and_[pn]?\d\d)*)_")
+NAME = re.compile(r"\btest_(inbound|broker|session|outbound)_([pn]?\d\d(?:_and_[pn]?\d\d)*)_")
 # What a page marks NEXT is not built yet.
 LINES = {
     "inbound": {f"{number:02}" for number in range(1, 23)},
     "broker": {f"{number:02}" for number in range(1, 19)},
+    "outbound": {f"{number:02}" for number in range(1, 28)},
     "session": {f"p{n:02}" for n in range(1, 74) if n != 24 and not 28 <= n <= 39} | {f"n{n:02}" for n in range(1, 17)},
 }
 

@@ -6,8 +6,24 @@ the list filters, `navigation` the sidebar. The screens themselves are the `admi
 
 from __future__ import annotations
 
-from django.contrib.admin.apps import AdminConfig
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.apps import SimpleAdminConfig
+from django.contrib.admin.checks import check_admin_app, check_dependencies
+from django.core import checks
 
 
-class BackOfficeConfig(AdminConfig):
+class BackOfficeConfig(SimpleAdminConfig):
+    """The screens are read with the addresses (leadengine/urls.py): a third of a process, and workers need none."""
+
     default_site = "leadengine.admin_site.site.BackOffice"
+
+    def ready(self) -> None:
+        checks.register(check_dependencies, checks.Tags.admin)
+        checks.register(_check_screens, checks.Tags.admin)
+
+
+def _check_screens(app_configs: Any, **more: Any) -> list[checks.CheckMessage]:
+    admin.autodiscover()
+    return check_admin_app(app_configs, **more)

@@ -172,4 +172,5 @@ class Suite:
             **dict.fromkeys(("TMPDIR", "PYTEST_DEBUG_TEMPROOT"), str(self.temporary)),
             **dict.fromkeys(("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(self.temporary / "home")),
         }
-        return {**os.environ, **values}
+        shell = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return {**shell, **values}  # hundreds of processes are started: none should compile what another has compiled

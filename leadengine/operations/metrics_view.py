@@ -26,16 +26,20 @@ _gauges = DatabaseCollector()
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """The page in Prometheus' text format; 403 for whoever is neither near nor has the token."""
+    """The page in Prometheus' text format; 403 for whoever is neither near nor has the token.
+
+    `?name[]=…`, any number of times, gives these samples only, as clients of Prometheus do elsewhere.
+    """
     if not _may_read(request):
         return HttpResponse("Forbidden: use METRICS_TOKEN or METRICS_ALLOWED_CIDRS.\n", status=403)
-    registry = CollectorRegistry()
-    counted = declared.everything()
-    registry.register(counted)
-    if "process_cpu_seconds_total" not in {sample.name for family in counted.collect() for sample in family.samples}:
+    names = request.GET.getlist("name[]")
+    registry = CollectorRegistry(support_collectors_without_names=True)
+    registry.register(declared.everything(names))
+    if declared.shared_directory():  # the process itself is in no file that processes share
         ProcessCollector(registry=registry)
     registry.register(_gauges)
-    return HttpResponse(exposition.generate_latest(registry), content_type=exposition.CONTENT_TYPE_PLAIN_0_0_4)
+    shown = registry.restricted_registry(names) if names else registry
+    return HttpResponse(exposition.generate_latest(shown), content_type=exposition.CONTENT_TYPE_PLAIN_0_0_4)
 
 
 def _may_read(request: HttpRequest) -> bool:

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
+from leadengine.operations.chaos.send import SETTINGS
 from tests.e2e.desk import PASSWORD, Desk
 from tests.product import Product
 
@@ -50,7 +51,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     night = datetime.now(ZoneInfo("America/Sao_Paulo")) + timedelta(hours=6)
     given = {
         "WHATSAPP_GAP_FILL_SECONDS": "10", "TIMELINE_RECONCILE_AT": f"{night:%H:%M}",
-        "API_KEY_TENANT": SEED_TENANT, "BAILEYS_SIMPLE_DEV_OWNER": SEED_OWNER,
+        "API_KEY_TENANT": SEED_TENANT, "BAILEYS_SIMPLE_DEV_OWNER": SEED_OWNER, **SETTINGS,
     }  # fmt: skip
     running = Product(tmp_path_factory.mktemp("e2e"), "--no-demo", given=given)
     yield running

@@ -12,7 +12,6 @@ from pathlib import Path
 import psycopg
 import pytest
 from django.test import Client
-from prometheus_client.parser import text_string_to_metric_families
 from pytest_django.fixtures import Settings
 
 from leadengine import metrics
@@ -24,6 +23,7 @@ from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
 from tests.operations.conftest import ROOT
+from tests.samples import scrape
 from tests.whatsapp.inbound import receive, store, text_event
 from tickets.models import Message
 from whatsapp.models import WebhookEvent, WhatsAppSession
@@ -31,14 +31,6 @@ from whatsapp.services.persistence import saving
 
 pytestmark = [pytest.mark.urls("leadengine.operations.urls"), pytest.mark.usefixtures("fresh")]
 database = pytest.mark.django_db(transaction=True)
-
-
-def scrape() -> dict[tuple[str, ...], float]:
-    """Every sample as (name, label value, …): value."""
-    answer = Client().get("/metrics")
-    assert answer.status_code == 200
-    families = text_string_to_metric_families(answer.content.decode())
-    return {(s.name, *(s.labels[k] for k in sorted(s.labels))): s.value for f in families for s in f.samples}
 
 
 @pytest.mark.parametrize(
@@ -237,3 +229,10 @@ def test_every_operation_that_is_saved_is_known_at_the_start() -> None:
     named = re.compile(r'(?:persist\(\s*|operation=|OPERATION = )"([a-z]+(?:\.[a-z]+)?)"')
     files = [path for folder in ("leadengine", "tickets", "whatsapp") for path in (ROOT / folder).rglob("*.py")]
     assert {name for path in files for name in named.findall(path.read_text())} == set(metrics.OPERATIONS)
+
+
+@database
+def test_only_what_is_asked_for_by_name() -> None:
+    names = {"tickets_open", "logins_total"}
+    assert {name for name, *_ in scrape(*names)} == names
+    assert scrape("no_such_thing") == {}

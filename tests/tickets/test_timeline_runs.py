@@ -16,7 +16,6 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
-from prometheus_client import REGISTRY
 
 from leadengine.accounts.models import AuditLog, Tenant
 from leadengine.accounts.scopes import SERVICE, SET_SCOPE, service_scope, tenant_scope
@@ -25,6 +24,7 @@ from tests.api import by_cookie
 from tests.conftest import World
 from tests.environment import url
 from tests.outbound import events_of, until
+from tests.samples import sample
 from tests.tickets.desk import arrive, phone
 from tickets.models import Message, Ticket, TimelineRun
 from tickets.services import timeline_nights, timeline_runs
@@ -63,7 +63,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def results(outcome: str) -> float:
-    return REGISTRY.get_sample_value("timeline_reconciled_total", {"result": outcome}) or 0
+    return sample("timeline_reconciled_total", result=outcome)
 
 
 def ten_tickets(world: World) -> list[Ticket]:

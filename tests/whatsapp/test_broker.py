@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.db import transaction
-from prometheus_client import REGISTRY
 
 from leadengine.errors import NotConfigured
 from leadengine.redis import client
 from tests.outbound import broker_running
+from tests.samples import sample
 from tests.whatsapp.wire import Wire, closed_port
 from whatsapp import broker
 from whatsapp.broker_health import read_broker_health
@@ -189,10 +189,10 @@ def test_a_get_is_tried_three_times_a_send_once(settings: Any, monkeypatch: pyte
     url = f"http://127.0.0.1:{closed_port()}"
     for method, tries in (("GET", 3), ("POST", 1)):
         labels = {"route": SEND, "method": method, "status": "none", "result": "broker_unreachable"}
-        before = REGISTRY.get_sample_value("whatsapp_http_requests_total", labels) or 0
+        before = sample("whatsapp_http_requests_total", **labels)
         with pytest.raises(broker.BrokerUnreachable):
             call(url, settings, method)
-        assert REGISTRY.get_sample_value("whatsapp_http_requests_total", labels) == before + tries
+        assert sample("whatsapp_http_requests_total", **labels) == before + tries
     with Wire(503, {"error": "x"}) as wire:  # an answer is an answer: a GET is not repeated for it
         with pytest.raises(broker.BrokerFailed):
             call(wire.url, settings, "GET")
@@ -201,10 +201,10 @@ def test_a_get_is_tried_three_times_a_send_once(settings: Any, monkeypatch: pyte
 
 def test_calls_are_measured_and_move_the_health_record(settings: Any) -> None:
     labels = {"route": SEND, "method": "POST", "status": "200", "result": "ok"}
-    before = REGISTRY.get_sample_value("whatsapp_http_requests_total", labels) or 0
+    before = sample("whatsapp_http_requests_total", **labels)
     with Wire() as wire:
         call(wire.url, settings)
-        assert REGISTRY.get_sample_value("whatsapp_http_requests_total", labels) == before + 1
+        assert sample("whatsapp_http_requests_total", **labels) == before + 1
         assert read_broker_health().last_success_at is not None
         wire.status, wire.body = 401, "{}"
         with pytest.raises(broker.BrokerAuth):

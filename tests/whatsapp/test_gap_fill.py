@@ -14,12 +14,12 @@ import pytest
 import requests
 from django.db import connection
 from django.utils import timezone
-from prometheus_client import REGISTRY
 
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.redis import client
 from tests.conftest import World
 from tests.outbound import KEY, Broker, broker_running, until
+from tests.samples import sample
 from tests.whatsapp.inbound import store
 from tests.whatsapp.wire import Wire, closed_port
 from tickets.models import Message
@@ -86,7 +86,7 @@ def fill(world: World) -> int:
 def counted() -> Counter[str]:
     name = "whatsapp_gap_fill_events_total"
     outcomes = ("new", "known", "failed")
-    return Counter({one: int(REGISTRY.get_sample_value(name, {"outcome": one}) or 0) for one in outcomes})
+    return Counter({one: int(sample(name, outcome=one)) for one in outcomes})
 
 
 def test_inbound_19_what_was_given_up_comes_with_the_next_reading_once_and_the_list_is_empty(

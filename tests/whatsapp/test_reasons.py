@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from django.test import Client, override_settings
-from prometheus_client.parser import text_string_to_metric_families
 
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.metrics import RAW_CAUSES, REASONS
@@ -18,6 +18,7 @@ from leadengine.redis import client as redis_client
 from tests.conftest import World
 from tests.environment import url
 from tests.payloads.builders import poll_choice, raw, update, upsert
+from tests.samples import scrape
 from tests.whatsapp.door import KEY, post
 from tests.whatsapp.inbound import text_event
 from tickets.models import Message, Ticket
@@ -25,7 +26,6 @@ from whatsapp.models import WebhookItem
 from whatsapp.services.drain import drain_inbox
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("unpolluted")]
-Seen = dict[tuple[str, str], float]
 NO_FALLBACK = override_settings(WHATSAPP_RAW_FALLBACK_ENABLED=False)
 CAUSES: dict[str, Callable[[World], Any]] = {}
 
@@ -231,19 +231,12 @@ OF_THIS_PAGE = (
 RESULTS = {reason: result for result, reasons in REASONS.items() for reason in reasons}
 
 
-def scrape() -> tuple[Seen, str]:
-    """{(result, reason): count}, and the whole page."""
-    answer = Client().get("/metrics")
-    assert answer.status_code == 200
-    page = answer.content.decode()
-    seen: Seen = {}
-    for family in text_string_to_metric_families(page):
-        for sample in family.samples:
-            if sample.name == "whatsapp_webhook_events_total":
-                assert set(sample.labels) == {"result", "reason", "payload_type"}
-                pair = sample.labels["result"], sample.labels["reason"]
-                seen[pair] = seen.get(pair, 0) + sample.value
-    return seen, page
+def seen() -> Counter[tuple[str, str]]:
+    """{(result, reason): count}."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for (_, _payload_type, reason, result), value in scrape("whatsapp_webhook_events_total").items():
+        counts[result, reason] += int(value)
+    return counts
 
 
 def test_every_reason_has_its_cause_here() -> None:
@@ -253,16 +246,15 @@ def test_every_reason_has_its_cause_here() -> None:
 @pytest.mark.parametrize("reason", RESULTS)
 def test_inbound_21_each_reason_is_seen_after_its_cause(committed_world: World, reason: str) -> None:
     pair = RESULTS[reason], reason
-    before, _ = scrape()
+    before = seen()
     assert pair in before, "known from the start, so that the first one is seen"
     CAUSES[reason](committed_world)
-    after, _ = scrape()
-    assert after[pair] >= before[pair] + 1
+    assert seen()[pair] >= before[pair] + 1
 
 
 def test_inbound_21_labels_hold_no_tenant_session_or_phone_and_histograms_have_buckets(committed_world: World) -> None:
     taken(text_event(phone="+5511987650000"), upsert(raw({})))
-    _, page = scrape()
+    page = Client().get("/metrics").content.decode()
     ours = [line for line in page.splitlines() if line.startswith(OF_THIS_PAGE)]
     for word in ("5511987650000", "ipe-01", "inst-ipe", "cedro", str(committed_world.ipe.pk), "Loja"):
         assert not [line for line in ours if word in line], word

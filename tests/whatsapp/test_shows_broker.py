@@ -14,7 +14,6 @@ import pytest
 import requests
 from django.db import connection
 from django.utils import timezone
-from prometheus_client import REGISTRY
 
 from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
 from leadengine.celery import SENDING
@@ -34,6 +33,7 @@ from tests.outbound import (
     send,
     until,
 )
+from tests.samples import sample
 from tests.whatsapp.wire import Wire, closed_port
 from tickets.models import Message, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
@@ -424,6 +424,6 @@ def test_broker_13_a_get_is_tried_three_times_on_a_refused_connection_a_send_onc
     settings.WHATSAPP_BROKER_URL = f"http://127.0.0.1:{closed_port()}"
     for method, tries in (("GET", 3), ("POST", 1)):
         labels = {"route": SEND, "method": method, "status": "none", "result": "broker_unreachable"}
-        before = REGISTRY.get_sample_value("whatsapp_http_requests_total", labels) or 0
+        before = sample("whatsapp_http_requests_total", **labels)
         assert told(method=method) == "BROKER_UNREACHABLE"
-        assert REGISTRY.get_sample_value("whatsapp_http_requests_total", labels) == before + tries
+        assert sample("whatsapp_http_requests_total", **labels) == before + tries

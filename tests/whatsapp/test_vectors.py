@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import override_settings
-from prometheus_client import REGISTRY
 
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import service_scope
 from leadengine.operations.provisioning import provision_tenants, read_file
 from tests.api import by_cookie, send
 from tests.payloads.matchers import load_vectors
+from tests.samples import samples
 from tests.whatsapp.door import post
 from tests.whatsapp.vectors import Reasons, provision_document, run_vector
 from tests.whatsapp.wire import Wire
@@ -41,10 +41,8 @@ class InProcess:
 
     def reasons(self, expected: Reasons) -> Reasons:
         found: Reasons = Counter()
-        for metric in REGISTRY.collect():
-            for sample in metric.samples:
-                if sample.name == "whatsapp_webhook_events_total":
-                    found[sample.labels["result"], sample.labels["reason"]] += int(sample.value)
+        for one in samples("whatsapp_webhook_events_total"):
+            found[one.labels["result"], one.labels["reason"]] += int(one.value)
         return found
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import redis
 from django.test import override_settings
-from prometheus_client import REGISTRY
 
 from leadengine.accounts.scopes import service_scope
 from leadengine.redis import client
 from tests.conftest import World
+from tests.samples import samples
 from tests.whatsapp.door import KEY, PATH, call, post
 from tests.whatsapp.inbound import text_event
 from whatsapp.models import WebhookEvent
@@ -26,13 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def counted(reason: str) -> float:
-    return sum(
-        sample.value
-        for metric in REGISTRY.collect()
-        if metric.name == "whatsapp_webhook_events"
-        for sample in metric.samples
-        if sample.name.endswith("_total") and sample.labels["reason"] == reason
-    )
+    return sum(one.value for one in samples("whatsapp_webhook_events_total") if one.labels["reason"] == reason)
 
 
 def signature(raw: bytes, secret: str = "broker-key-1") -> str:

@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.test import Client
 from django.utils import timezone
-from prometheus_client.parser import text_string_to_metric_families
 from pytest_django.fixtures import Settings
 
 from leadengine import metrics
@@ -19,6 +17,7 @@ from leadengine.operations import metrics_view
 from leadengine.operations.facts import REAUTH_REASONS
 from tests.conftest import World
 from tests.outbound import Broker, until
+from tests.samples import Samples, scrape
 from tests.whatsapp.sessions.conftest import fresh, make, sync
 from whatsapp.adapters import get_adapter
 from whatsapp.broker_errors import BrokerUnreachable
@@ -38,11 +37,7 @@ QR = "whatsapp_qr_codes_generated_total"
 RECONNECT = "whatsapp_reconnect_duration_seconds"
 
 
-def scrape() -> dict[tuple[str, ...], float]:
-    """Every sample of /metrics as (name, label value, …): value, in the order of the labels' names."""
-    metrics_view._gauges._at = float("-inf")
-    families = text_string_to_metric_families(Client().get("/metrics").content.decode())
-    return {(s.name, *(s.labels[k] for k in sorted(s.labels))): s.value for f in families for s in f.samples}
+COUNTED = (SAVES, ERRORS, QR, *(f"{RECONNECT}_{part}" for part in ("bucket", "count", "sum")))
 
 
 def gauge(name: str) -> float:
@@ -51,9 +46,9 @@ def gauge(name: str) -> float:
     return next(s.value for family in metrics_view._gauges.collect() for s in family.samples if s.name == name)
 
 
-def rises(before: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
+def rises(before: Samples) -> Samples:
     """By how much each counter has risen since."""
-    return {key: value - before.get(key, 0) for key, value in scrape().items() if value != before.get(key, 0)}
+    return {key: value - before.get(key, 0) for key, value in scrape(*COUNTED).items() if value != before.get(key, 0)}
 
 
 def connect(world: World, broker: Broker, name: str = "Vendas", phone: str = "5511912345678") -> WhatsAppSession:
@@ -99,13 +94,14 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_session_p51_active_connections(house: World, broker: Broker) -> None:
     connect(house, broker)
     make(house.admin, "Suporte")
-    seen = scrape()
+    names = ("turbozap_instances_active", "turbozap_instances_expected", "whatsapp_connections_active")
+    seen = scrape(*names, fresh=True)
     assert (seen["turbozap_instances_active", "ipe"], seen["turbozap_instances_expected", "ipe"]) == (1, 2)
     assert (seen["whatsapp_connections_active", "ipe"], seen["whatsapp_connections_active", "cedro"]) == (1, 0)
 
 
 def test_session_p52_persistence_success(house: World, broker: Broker) -> None:
-    before = scrape()
+    before = scrape(*COUNTED)
     make(house.admin)
     after = rises(before)
     assert after[SAVES, "session.create", "success"] == 1
@@ -125,13 +121,13 @@ def test_session_p54_persistence_errors(house: World, broker: Broker) -> None:
             cursor.execute("SELECT 'saved'")
             return str(cursor.fetchone()[0])
 
-    before = scrape()
+    before = scrape(*COUNTED)
     assert persist("session.settings", write) == "saved"
     after = rises(before)
     assert (after[SAVES, "session.settings", "retry"], after[SAVES, "session.settings", "success"]) == (2, 1)
     assert sum(value for key, value in after.items() if key[:2] == (ERRORS, "session.settings")) == 2
     lives = 100
-    before = scrape()
+    before = scrape(*COUNTED)
     with pytest.raises(PersistenceUnavailable):
         persist("session.settings", write)
     after = rises(before)
@@ -142,14 +138,14 @@ def test_session_p54_persistence_errors(house: World, broker: Broker) -> None:
 
 def test_session_p53_reconnect_time(house: World, broker: Broker) -> None:
     session = connect(house, broker)
-    before = scrape()
+    before = scrape(*COUNTED)
     broker.control(f"{wire_name(session)}/close", {"statusCode": 428})
     synced(session, "connecting")
     synced(session, "connected")
     after = rises(before)
     assert (after[f"{RECONNECT}_count", "drop"], after[f"{RECONNECT}_bucket", "30.0", "drop"]) == (1, 1)
     assert 0 < after[f"{RECONNECT}_sum", "drop"] < 20
-    before = scrape()
+    before = scrape(*COUNTED)
     broker.control(f"{wire_name(session)}/close", {"statusCode": 428})
     recovered = recover_sessions(trigger="start", force=True)
     assert recovered is not None and (recovered.expected, recovered.reconnected) == (1, 1)
@@ -160,10 +156,10 @@ def test_session_p53_reconnect_time(house: World, broker: Broker) -> None:
 
 def test_session_p53_the_longest_reconnect_under_way(house: World, broker: Broker, settings: Settings) -> None:
     session = connect(house, broker)
-    assert scrape()[OLDEST,] == 0
+    assert scrape(OLDEST, fresh=True)[OLDEST,] == 0
     began = timezone.now() - timedelta(seconds=40)
     change(session, status="connecting", reconnect_started_at=began)
-    assert 40 <= scrape()[OLDEST,] < 60
+    assert 40 <= scrape(OLDEST, fresh=True)[OLDEST,] < 60
     change(session, status="error")  # attempts go on
     assert 40 <= gauge(OLDEST) < 60
     for left_alone in ({"status": "qrcode"}, {"status": "logged_out"}, {"desired_state": "disconnected"},
@@ -180,7 +176,7 @@ def test_session_p53_the_longest_reconnect_under_way(house: World, broker: Broke
 
 
 def test_session_p55_qr_codes_generated(house: World, broker: Broker, settings: Settings) -> None:
-    before = scrape()
+    before = scrape(*COUNTED)
     session = make(house.admin)
     ticking(lambda: fresh(session).qr_code)
     after = rises(before)
@@ -201,7 +197,7 @@ def test_session_p59_connections_lost_after_a_restart(house: World, broker: Brok
     for session in (first, second):
         broker.control(f"{wire_name(session)}/close", {"statusCode": 428})
     recover_sessions(trigger="start", force=True)
-    assert scrape()[LOST,] == 2
+    assert scrape(LOST, fresh=True)[LOST,] == 2
     synced(first, "connected")
     synced(second, "connected")
     assert gauge(LOST) == 0
@@ -225,20 +221,20 @@ def test_sessions_that_need_a_person_by_reason(house: World, broker: Broker) -> 
     session = connect(house, broker)
     broker.control(f"{wire_name(session)}/close", {"statusCode": 401})
     ticking(lambda: fresh(session).reauth_reason)
-    seen = {key[1:]: value for key, value in scrape().items() if key[0] == name}
+    seen = {key[1:]: value for key, value in scrape(name, fresh=True).items()}
     assert seen.pop(("session_expired", "ipe")) == 1
     assert seen == dict.fromkeys(
         [(r, t) for t in ("cedro", "ipe") for r in REAUTH_REASONS if (r, t) != ("session_expired", "ipe")], 0
     )
     broker.control(f"{wire_name(session)}/open", {"phone": "5511912345678"})
     synced(session, "connected")
-    assert scrape()[name, "session_expired", "ipe"] == 0
+    assert scrape(name, fresh=True)[name, "session_expired", "ipe"] == 0
 
 
 def test_every_reason_is_known_before_it_happens() -> None:
     endings = [*states._ENDINGS.values(), states.BROKER_RESET, states.OUTDATED, states.LOGGED_OUT]
     assert set(REAUTH_REASONS) == {one.reauth_reason for one in endings if one.reauth_reason} | {IDLE}
-    known = scrape()
+    known = scrape(SAVES, QR)
     for result in ("success", "error", "retry"):
         assert all((SAVES, operation, result) in known for operation in metrics.OPERATIONS)
     assert {(QR, "success"), (QR, "error")} <= set(known)

@@ -18,7 +18,6 @@ from django.db import connection
 from django.db.models import F
 from django.test import Client
 from django.utils import timezone
-from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 from rest_framework.request import Request
 from rest_framework.test import APIRequestFactory
@@ -29,6 +28,7 @@ from leadengine.logging import configure
 from tests.api import by_cookie, by_key
 from tests.conftest import World
 from tests.environment import NAME, SERVER
+from tests.samples import sample
 from tests.whatsapp.sessions.conftest import asker
 from whatsapp.adapters import SessionState
 from whatsapp.models import PersistenceJournal, SessionEvent, WhatsAppSession
@@ -66,8 +66,7 @@ def end_own_connection() -> None:
 
 
 def counted(result: str, operation: str) -> float:
-    labels = {"operation": operation, "result": result}
-    return REGISTRY.get_sample_value("whatsapp_persistence_operations_total", labels) or 0
+    return sample("whatsapp_persistence_operations_total", operation=operation, result=result)
 
 
 def rename(world: World, name: str, failures: list[Callable[[], None]]) -> Callable[[], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -27,7 +28,7 @@ class Command(LedgerCommand):
             get_adapter().require_configured()
         except NotConfigured as error:
             raise CommandError(str(error), returncode=FOUND) from error
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a quiet stream would not notice a flag for 25 s
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # a quiet stream would not notice a flag for 25 s
         self.stdout.write(json.dumps({"listening": True}) if options["json"] else "Listening; Ctrl-C ends it.")
         self.stdout.flush()
         with suppress(KeyboardInterrupt):
