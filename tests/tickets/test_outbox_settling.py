@@ -242,10 +242,10 @@ def test_outbound_08_a_late_answer_takes_the_place_of_the_echo_that_came_as_anot
 def test_outbound_08_a_message_typed_on_the_phone_is_another_one_and_never_sent(
     committed_world: World, broker: Broker, before: str
 ) -> None:
-    fault: dict[str, Any] = {
+    faults: dict[str, Any] = {
         "UNCONFIRMED": {"sendError": "boom"}, "QUEUED": {"offline": True}, "FAILED": {"exists": False},
-    }[before]  # fmt: skip
-    broker.behave(**fault)
+    }  # fmt: skip
+    broker.behave(**faults[before])
     message = queue(committed_world, conversation(committed_world), "do sistema")
     send(committed_world)
     assert reload(message).status == before

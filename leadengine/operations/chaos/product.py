@@ -11,13 +11,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
+import redis
 import requests
+from celery import Celery
 
 from leadengine.accounts.scopes import SERVICE, SET_SCOPE
 from leadengine.embedded.environment import ROOT, read_env
@@ -49,6 +51,18 @@ class RunningProduct:
         os.kill(before, signal.SIGINT if name == "postgres" else signal.SIGKILL)
         self.wait_for(lambda: self.pid_of(name) != before, f"{name} started again")
         return time.monotonic() - began
+
+    def flush_valkey(self) -> None:
+        """Let Valkey forget everything: wake-ups, rates, breakers. Raises: redis.RedisError."""
+        with redis.Redis.from_url(self.env["REDIS_URL"]) as client:
+            client.flushall()
+
+    def ask(self, task: str, queue: str) -> None:
+        """Put a task into the product's own queue, as its beat does when its time has come. Raises: an error of kombu
+        while the engine is away."""
+        with Celery(broker=self.env["REDIS_URL"]) as app:
+            app.conf.broker_transport_options = {"max_retries": 0}
+            app.send_task(task, queue=queue, retry=False)
 
     def cut_connections(self) -> None:
         """End every connection to the database, amid whatever it does."""
@@ -102,14 +116,15 @@ class RunningProduct:
 
 
 @contextmanager
-def start_product(data_dir: Path) -> Iterator[RunningProduct]:
-    """A product of our own in a scratch directory; afterwards nothing is left of it. Raises: Failed."""
+def start_product(data_dir: Path, given: Mapping[str, str] | None = None) -> Iterator[RunningProduct]:
+    """A product of our own in a scratch directory; afterwards nothing is left of it. `given` are settings that its
+    operator sets. Raises: Failed."""
     log = data_dir.with_suffix(".log")
     words = [sys.executable, "manage.py", "up", "--port", "0", "--no-demo", "--data-dir", str(data_dir)]
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(
-            words, cwd=ROOT, env={**_clean(), "COMPAT_PORTS": ""}, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            words, cwd=ROOT, env={**_clean(), "COMPAT_PORTS": "", **(given or {})}, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
         end, look = time.monotonic() + START_SECONDS, threading.Event()
