@@ -57,6 +57,7 @@ app.conf.update(
         "whatsapp.drain": INBOUND,
         "whatsapp.erase_old_webhooks": MAINTENANCE,
         "tickets.send_due": SENDING,
+        "tickets.release_scheduled": SENDING,  # its workers are many: no backup or drain is in the way
         "tickets.sweep_outbox": MAINTENANCE,
         "tickets.reconcile_timelines": MAINTENANCE,
         "whatsapp.fill_gaps": MAINTENANCE,
@@ -120,6 +121,7 @@ app.conf.beat_schedule = {
         "schedule": crontab(hour="7", minute="30"),
         "options": {"expires": 3600},
     },
+    "release-scheduled": {"task": "tickets.release_scheduled", "schedule": 2.0, "options": {"expires": 2.0}},
     "sweep-outbox": {"task": "tickets.sweep_outbox", "schedule": 10.0, "options": {"expires": 10.0}},
 }
 

@@ -34,6 +34,12 @@ def sweep_outbox(**_: Any) -> int:
     return outbox.sweep_outbox(now=timezone.now())
 
 
+@app.task(name="tickets.release_scheduled", service="release scheduled messages")
+def release_scheduled(**_: Any) -> int:
+    """Queue the messages whose time has come; how many."""
+    return outbox.release_scheduled(now=timezone.now())
+
+
 @app.task(name="tickets.reconcile_timelines", service="check timelines")
 def reconcile_timelines(**_: Any) -> int:
     """Check the timelines of the tenants whose night it is; how many tenants."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 from django.utils import timezone
-from pydantic import ConfigDict
+from pydantic import AwareDatetime, ConfigDict
 from pydantic.alias_generators import to_camel
 from rest_framework import exceptions, status
 from rest_framework.request import Request
@@ -29,6 +29,7 @@ from tickets.services.outbox import (
     dismiss_message,
     find_ticket,
     queue_message,
+    reschedule_message,
     resend_message,
 )
 from tickets.services.shapes import iso, message_json
@@ -51,6 +52,8 @@ class SendBody(Body):
     force: bool = False
     reopen: bool = False
     when_unavailable: Literal["fail", "queue"] = "fail"
+    scheduled_at: AwareDatetime | None = None
+    cancel_if_customer_replies: bool = True
 
     def content(self) -> dict[str, Any]:
         """The payload. Raises: ValidationFailed when it stands in both places."""
@@ -64,6 +67,10 @@ class SendBody(Body):
 
 class ResendBody(Body):
     confirm_duplicate: bool = False
+
+
+class ScheduleBody(Body):
+    scheduled_at: AwareDatetime
 
 
 class NoBody(Body):
@@ -130,7 +137,8 @@ class SendView(TicketAPIView):
             author=self.user, payload=body.content(), source=self.source,
             idempotency_key=choose_key(self.request.headers.get("Idempotency-Key"), body.idempotency_key),
             expected_last_message_id=body.expected_last_message_id, force=body.force,
-            when_unavailable=body.when_unavailable, session=self.find_line(body),
+            when_unavailable=body.when_unavailable, session=self.find_line(body), scheduled_at=body.scheduled_at,
+            cancel_if_customer_replies=body.cancel_if_customer_replies,
         )  # fmt: skip
         return body, wish
 
@@ -172,6 +180,7 @@ class TicketDoor(SendView):
             ticket_id=ticket_id, author=wish.author, payload=wish.payload, source=wish.source,
             idempotency_key=wish.idempotency_key, expected_last_message_id=wish.expected_last_message_id,
             force=wish.force, reopen=body.reopen, when_unavailable=wish.when_unavailable, session=wish.session,
+            scheduled_at=wish.scheduled_at, cancel_if_customer_replies=wish.cancel_if_customer_replies,
             now=timezone.now(),
         )  # fmt: skip
         return accepted(queued)
@@ -195,7 +204,7 @@ class MessageListView(TicketAPIView):
 
 
 class MessageView(TicketAPIView):
-    permissions: ClassVar = {"GET": "tickets:read"}
+    permissions: ClassVar = {"GET": "tickets:read", "PATCH": "messages:send"}
 
     @describe(OutboxMessageShape, query=DetailQuery)
     def get(self, request: Request, message_id: UUID) -> Response:
@@ -212,6 +221,15 @@ class MessageView(TicketAPIView):
             attempts = OutboundAttempt.objects.filter(message=message).order_by("claimed_at")
             data["attemptRows"] = [_attempt_json(attempt) for attempt in attempts]
         return answer(data)
+
+    @describe(OutboxMessageShape, body=ScheduleBody)
+    def patch(self, request: Request, message_id: UUID) -> Response:
+        """Give a scheduled message another time."""
+        body = self.read_body(ScheduleBody)
+        message = reschedule_message(
+            actor=self.user, message_id=message_id, scheduled_at=body.scheduled_at, now=timezone.now()
+        )
+        return answer(_json(message))
 
 
 class CancelView(TicketAPIView):
@@ -275,7 +293,8 @@ def accepted(queued: Queued) -> Response:
 
 
 def _dressed(rows: Any) -> Any:
-    return rows.select_related("author", "media")
+    # Without what no answer shows: a thumbnail alone may be 64 KB.
+    return rows.select_related("author", "media").defer("payload", "media__thumbnail", "media__source")
 
 
 def _json(message: Message) -> dict[str, Any]:

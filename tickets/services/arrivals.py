@@ -24,6 +24,7 @@ from tickets.services.opening import Wanted, find_tickets
 from tickets.services.shapes import preview_of
 from tickets.services.state import TicketState, delta_of, save_tickets
 from tickets.services.timeline import recount_stale
+from tickets.services.withdrawing import withdraw_for_replies
 
 Key = tuple[UUID, str]  # (session, external id): the identity of a message (D9)
 Fate = Literal["stored", "enriched", "duplicate", "queue_missing"]
@@ -162,6 +163,8 @@ def _store(tenant_id: UUID, arrivals: list[Arrival], now: datetime) -> dict[Key,
         ],
         now=now,
     )
+    wrote = {row.contact.id for row in rows if row.arrival.direction == "INBOUND"}
+    withdraw_for_replies(tenant_id=tenant_id, contact_ids=wrote, now=now)
     ours = [(row.contact.id, row.arrival.sent_at) for row in rows if row.arrival.direction == "OUTBOUND"]
     note_answers(tenant_id=tenant_id, answers=ours)
     announce_arrivals(tenant_id=tenant_id, rows=rows, leads=leads, now=now)

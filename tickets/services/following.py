@@ -16,6 +16,7 @@ from tickets.models import CloseReason, Message, Ticket
 from tickets.models.tickets import LIVE
 from tickets.services.announce import announce_ticket
 from tickets.services.state import TicketState, lock_tickets, save_tickets
+from tickets.services.withdrawing import withdraw_for_end
 from tickets.transports import get_transport
 
 MERGED = "MERGED"
@@ -37,6 +38,8 @@ class TicketFollower:
             _end(target.tenant_id, ended, actor, now)
         save_tickets(tenant_id=target.tenant_id, states=touched)
         messages = _hand_over(target.tenant_id, [state.id for state in moved], target.pk)
+        over = [state.id for state in ended]
+        withdraw_for_end(tenant_id=target.tenant_id, contact_ids=[target.pk], ticket_ids=over, now=now)
         _announce(target.tenant_id, touched, ended, now)
         return {
             "tickets": [str(state.id) for state in moved],

@@ -192,10 +192,11 @@ def state_of(message: Message, user: User) -> State | None:
         case "SENDING":
             return State("clock", _("sending"))
         case "SCHEDULED":
-            return State("calendar", _("scheduled"), "waiting", ("cancel",) if mine else ())
+            return State("calendar", _schedule_words(message), "waiting", ("cancel",) if mine else ())
         case "QUEUED":
+            way = "undo" if message.wait_reason == "UNDO_WINDOW" else "cancel"
             return State(
-                "clock", _wait_words(message), "waiting" if message.wait_reason else "", ("cancel",) if mine else ()
+                "clock", _wait_words(message), "waiting" if message.wait_reason else "", (way,) if mine else ()
             )
         case "UNCONFIRMED":
             ways = ("resend", "dismiss") if mine and not message.dismissed_at else ()
@@ -203,7 +204,25 @@ def state_of(message: Message, user: User) -> State | None:
         case "FAILED":
             ways = ("resend", "copy", "dismiss") if mine and not message.dismissed_at else ("copy",)
             return State("alert", _failure_words(message), "failed", ways)
-    return State("clock-off", _("canceled"), "canceled", ("copy",))
+    return State("clock-off", _cancel_words(message), "canceled", ("copy",))
+
+
+def _schedule_words(message: Message) -> str:
+    """With day and time in the tenant's zone, and the year where it is another one."""
+    if message.scheduled_at is None:
+        return _("scheduled")
+    at = timezone.localtime(message.scheduled_at)
+    day = f"{at:%d/%m}" if at.year == timezone.localdate().year else f"{at:%d/%m/%Y}"
+    return _("scheduled for %(when)s") % {"when": f"{day} {at:%H:%M}"}
+
+
+def _cancel_words(message: Message) -> str:
+    match message.metadata.get("canceledBy"):
+        case "CUSTOMER_REPLY":
+            return _("canceled: the customer wrote first")
+        case "TICKET_CLOSED":
+            return _("canceled: the ticket was closed")
+    return _("canceled")
 
 
 def _wait_words(message: Message) -> str:
@@ -231,6 +250,7 @@ def _failure_words(message: Message) -> str:
     error = message.error or {}
     known = {
         "INVALID_TO": _("not sent: this number has no WhatsApp"),
+        "SCHEDULE_MISSED": _("not sent: its scheduled time had passed"),
         "EXPIRED": _("not sent: WhatsApp stayed out of reach for too long"),
         "UNSUPPORTED_OPERATION": _("not sent: this line cannot send this kind of message"),
         "MEDIA_TOO_LARGE": _("not sent: the file is too large"),

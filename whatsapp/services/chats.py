@@ -44,7 +44,8 @@ def queue_to_chat(*, line: Line, chat: Address, wish: Wish, now: datetime) -> Qu
     is_group = bool(chat.jid and chat.jid.endswith(f"@{GROUP_SERVER}"))
     people = [Person(tuple(chat.identities()), is_group=is_group)]
     contact = upsert_contacts(tenant_id=line.tenant_id, people=people, now=now)[0]
-    return queue_to_contact(contact_id=contact.id, line=line, wish=wish, now=now, target=f"chat:{chat_of(chat)}")
+    target = f"chat:{line.id}:{chat_of(chat)}"
+    return queue_to_contact(contact_id=contact.id, line=line, wish=wish, now=now, target=target)
 
 
 def mark_chat_read(*, session: WhatsAppSession, chat: Address, actor: User, now: datetime) -> int:

@@ -7,11 +7,9 @@ from datetime import datetime
 from uuid import UUID
 
 from leadengine.errors import DomainError
-from leads.models import ContactIdentity
 from leads.services import Person, find_current, upsert_contacts
 from tickets.models import Ticket
 from tickets.services.outbox import Queued, Wish, line_of_session, queue_to_contact
-from tickets.services.outbox.refusals import ContactPhoneMismatch
 from tickets.transports import Line
 from whatsapp.addresses import canonical_phone
 
@@ -53,7 +51,8 @@ def queue_to_number(*, line: Line, to: str, wish: Wish, now: datetime) -> Queued
     phone = read_to(to)
     people = [Person((("phone", phone),))]
     contact = upsert_contacts(tenant_id=line.tenant_id, people=people, now=now)[0]
-    return queue_to_contact(contact_id=contact.id, line=line, wish=wish, now=now, target=f"number:{phone}")
+    wish = replace(wish, to=phone)
+    return queue_to_contact(contact_id=contact.id, line=line, wish=wish, now=now, target=f"number:{line.id}:{phone}")
 
 
 def queue_to_known(*, contact_id: UUID, to: str | None, line: Line, wish: Wish, now: datetime) -> Queued:
@@ -61,14 +60,9 @@ def queue_to_known(*, contact_id: UUID, to: str | None, line: Line, wish: Wish, 
 
     Raises: InvalidTo, ContactPhoneMismatch for a phone that is not theirs, and what queue_to_contact raises.
     """
-    if to is not None:
-        phone = read_to(to)
-        own = ContactIdentity.objects.filter(contact_id=_current(contact_id), kind=ContactIdentity.Kind.PHONE)
-        phones = list(own.order_by("-is_primary", "id").values_list("value", flat=True))
-        if phone not in phones:
-            raise ContactPhoneMismatch
-        wish = replace(wish, to=phone if phone != phones[0] else None)
-    return queue_to_contact(contact_id=contact_id, line=line, wish=wish, now=now, target=f"contact:{contact_id}:{to}")
+    wish = replace(wish, to=None if to is None else read_to(to))
+    target = f"contact:{contact_id}:{wish.to}"
+    return queue_to_contact(contact_id=contact_id, line=line, wish=wish, now=now, target=target)
 
 
 def find_last_line(*, contact_id: UUID) -> Line:

@@ -71,7 +71,7 @@ _HOLDING = """
 UPDATE public.tickets_message SET status = 'FAILED', failed_at = pg_catalog.now(), wait_reason = NULL,
     not_before = NULL, error = '{"code": "RESTORED", "retryable": true,
               "message": "Esperava na fila quando o backup foi feito; pode já ter saído. Confira antes de reenviar."}'
-WHERE status = 'QUEUED';
+WHERE status = 'QUEUED' OR (status = 'SCHEDULED' AND scheduled_at <= pg_catalog.now());
 """
 
 

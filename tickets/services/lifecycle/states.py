@@ -25,6 +25,7 @@ from tickets.models.tickets import LIVE
 from tickets.policy import ALL, load_viewer
 from tickets.services.announce import announce_ticket
 from tickets.services.state import TicketState, lock_tickets, save_tickets
+from tickets.services.withdrawing import withdraw_for_end
 from tickets.transports import get_transport
 
 # What may be done in each state; transfer comes with its own service.
@@ -153,6 +154,8 @@ def close_ticket(
 ) -> Ticket:
     """End a ticket with an active reason, whose outcome decides RESOLVED or CLOSED; the assignee is kept.
 
+    What was scheduled in it is canceled.
+
     A blank `reason_code` means the first plain reason, where the queue requires none.
     Raises: NotFound, ValidationFailed (reasonCode, note), UnableToAct, VersionConflict.
     """
@@ -166,6 +169,7 @@ def close_ticket(
     state.closed_at, state.closed_by_id = now, actor.pk
     state.pending_reason = state.snoozed_until = None
     ticket = save_state(tenant_id, state, ["status", "closeReason", "snoozedUntil"], now)
+    withdraw_for_end(tenant_id=tenant_id, contact_ids=[state.contact_id], ticket_ids=[state.id], now=now)
     _audit(
         tenant_id, actor, "ticket.closed", ticket,
         {"status": [before, reason.outcome], "closeReason": [None, reason.code]},

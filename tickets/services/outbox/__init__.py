@@ -8,9 +8,12 @@ from tickets.services.outbox.accepting import (
     queue_message,
     queue_to_contact,
 )
-from tickets.services.outbox.actions import cancel_message, dismiss_message, resend_message
+from tickets.services.outbox.actions import cancel_message, dismiss_message, reschedule_message, resend_message
 from tickets.services.outbox.checking import Wish
+from tickets.services.outbox.circuit import close_circuit
+from tickets.services.outbox.holding import free_held
 from tickets.services.outbox.purging import purge_outbox
+from tickets.services.outbox.scheduling import release_scheduled
 from tickets.services.outbox.sending import send_due, stopping
 from tickets.services.outbox.sweeping import sweep_outbox
 from tickets.services.outbox.waking import move_queued, release_held, sender_key, wake_sender, wake_session
@@ -20,14 +23,18 @@ __all__ = [
     "Wish",
     "cancel_message",
     "choose_key",
+    "close_circuit",
     "dismiss_message",
     "find_ticket",
+    "free_held",
     "line_of_session",
     "move_queued",
     "purge_outbox",
     "queue_message",
     "queue_to_contact",
     "release_held",
+    "release_scheduled",
+    "reschedule_message",
     "resend_message",
     "send_due",
     "sender_key",

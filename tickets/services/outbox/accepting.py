@@ -5,39 +5,39 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connection, transaction
 
 from leadengine import metrics
 from leadengine.accounts.models import User
 from leadengine.errors import NotFound, ValidationFailed
 from leadengine.ids import uuid7
 from leads.services import lock_current
-from tickets.models import Message, MessageMedia, Ticket
+from tickets.models import Message, Ticket
 from tickets.models.tickets import LIVE
-from tickets.payloads import MediaPayload, Payload, parse_payload
+from tickets.payloads import Payload, parse_payload
 from tickets.policy import load_viewer
 from tickets.services.announce import announce_ticket
 from tickets.services.lifecycle import reopen_ticket
 from tickets.services.opening import QueueMissing, Wanted, open_tickets
-from tickets.services.outbox.announcing import announce_queued
+from tickets.services.outbox.appending import append_row, make_row
+from tickets.services.outbox.attaching import media_of, take_file
 from tickets.services.outbox.checking import Wish, check_wish
 from tickets.services.outbox.recipients import Recipient, load_recipients
 from tickets.services.outbox.refusals import (
+    ContactPhoneMismatch,
     IdempotencyKeyMismatch,
     IdempotencyKeyRequired,
     IdempotencyKeyReused,
     InstanceRequired,
 )
-from tickets.services.outbox.waking import wake_sender
-from tickets.services.shapes import iso
-from tickets.services.state import TicketState, lock_tickets, save_tickets
+from tickets.services.outbox.scheduling import check_time
+from tickets.services.state import TicketState, lock_tickets
 from tickets.transports import Line, Transport, get_transport
 
 CHANNEL = "WHATSAPP"
@@ -65,9 +65,13 @@ def queue_message(
     when_unavailable: str = "fail",
     external_reference: str | None = None,
     session: Line | None = None,
+    scheduled_at: datetime | None = None,
+    cancel_if_customer_replies: bool = True,
     now: datetime,
 ) -> Queued:
     """Accept a message into a ticket: a QUEUED row, its events, and a wake-up of the sender on commit.
+
+    With `scheduled_at` the row is SCHEDULED, and waits for that time or, if so wished, for the customer to write first.
 
     Runs in the caller's scope and transaction. `author` None is the system, which sees every ticket of the scope.
     Raises: NotConfigured, NotFound, ValidationFailed, and the refusals of spec/outbound.md section 6, in its order.
@@ -78,13 +82,15 @@ def queue_message(
     wish = Wish(
         author=author, payload=payload, source=source, idempotency_key=idempotency_key,
         expected_last_message_id=expected_last_message_id, force=force, when_unavailable=when_unavailable,
-        external_reference=external_reference, session=session,
+        external_reference=external_reference, session=session, scheduled_at=scheduled_at,
+        cancel_if_customer_replies=cancel_if_customer_replies,
     )  # fmt: skip
 
     def place() -> tuple[TicketState, Line]:
-        if reopen and author is not None and ticket.status not in LIVE:
-            reopen_ticket(actor=author, ticket_id=ticket_id, now=now)
         state = lock_tickets(tenant_id=ticket.tenant_id, ids=[ticket_id])[ticket_id]
+        if reopen and author is not None and state.status not in LIVE:
+            reopen_ticket(actor=author, ticket_id=ticket_id, now=now)
+            state = lock_tickets(tenant_id=ticket.tenant_id, ids=[ticket_id])[ticket_id]
         return state, session or line_of_session(session_id=state.session_id)
 
     return _accept(transport, wish, ticket.tenant_id, f"ticket:{ticket_id}", place, now)
@@ -95,7 +101,7 @@ def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime,
 
     A new ticket goes to the line's default queue, assigned to the author when a person sends. `target` names what the
     caller addressed, for the idempotency hash; a merged contact is the one it is part of. Raises: as queue_message,
-    and QueueMissing.
+    ContactPhoneMismatch for a `wish.to` that is not theirs, and QueueMissing.
     """
     transport = get_transport(CHANNEL)
     transport.require_configured()
@@ -152,6 +158,8 @@ def _accept(
     now: datetime,
 ) -> Queued:
     content = parse_payload(wish.payload)
+    if wish.scheduled_at is not None:
+        check_time(wish.scheduled_at, now)
     key = choose_key(wish.idempotency_key, _key_in(content))
     if key is None and settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY:
         raise IdempotencyKeyRequired
@@ -160,11 +168,17 @@ def _accept(
     if earlier is not None:
         return earlier
     state, line = place()
-    contact = load_recipients(tenant_id=tenant_id, ids=[state.contact_id])[state.contact_id]
+    # Under the lock once more: of two calls with one key at once the later one is a replay, whatever it would refuse.
+    earlier = _find_replay(tenant_id, key, digest)
+    if earlier is not None:
+        return earlier
+    contact, to = _choose_phone(load_recipients(tenant_id=tenant_id, ids=[state.contact_id])[state.contact_id], wish.to)
+    file = take_file(transport, content, tenant_id=tenant_id, line=line, now=now)
     check_wish(transport, wish, state, line, contact, content)
-    message = _row(wish, tenant_id, state, line, content, now)
+    message = make_row(wish, tenant_id=tenant_id, state=state, line=line, content=content, to=to, now=now)
     message.idempotency_key, message.request_hash = key or uuid7().hex, digest
-    if not append_row(state=state, message=message, media=_media_of(message, content), contact=contact, now=now):
+    media = media_of(message, content, file)
+    if not append_row(state=state, message=message, media=media, contact=contact, now=now):
         replay = _find_replay(tenant_id, key, digest)
         assert replay is not None  # noqa: S101 - the constraint says that the row exists
         return replay
@@ -174,36 +188,11 @@ def _accept(
     return Queued(message, replayed=False)
 
 
-def append_row(
-    *, state: TicketState, message: Message, media: MessageMedia | None, contact: Recipient, now: datetime
-) -> bool:
-    """Insert a QUEUED row at the locked ticket's next position, announce it, wake the sender.
-
-    False, and nothing done, when another door took the idempotency key at the same moment: its row can be read now.
-    """
-    message.position = state.last_position + 1
-    message.wait_reason = message.wait_reason or _reason_to_wait(message, now)
-    try:
-        with transaction.atomic():
-            message.save(force_insert=True)
-    except IntegrityError as error:
-        if "message_idempotency_unique" not in str(error):
-            raise
-        return False
-    if media is not None:
-        media.save(force_insert=True)
-    state.last_position = message.position
-    save_tickets(tenant_id=message.tenant_id, states=[state])
-    announce_queued(ticket=state, message=message, media=media, contact_name=contact.name, now=now)
-    assert message.session_id is not None  # noqa: S101 - narrows the type
-    wake_sender(message.session_id)
-    metrics.count(metrics.outbound.labels(origin=message.source.lower(), type=message.type.lower(), status="queued"))
-    return True
-
-
 def _key_in(content: Payload) -> str | None:
     key = content.metadata.get("idempotencyKey")
-    return None if key is None else str(key)
+    if key is not None and not isinstance(key, str):
+        raise ValidationFailed([{"field": "metadata.idempotencyKey", "message": "Deve ser um texto."}])
+    return key
 
 
 def _digest(target: str, wish: Wish) -> str:
@@ -244,66 +233,11 @@ def _open_ticket(line: Line, contact_id: UUID, wish: Wish, now: datetime) -> Tic
     return state
 
 
-def _row(wish: Wish, tenant_id: UUID, state: TicketState, line: Line, content: Payload, now: datetime) -> Message:
-    metadata = content.shown()
-    if content.metadata:
-        metadata["client"] = content.metadata
-    if line.id != state.session_id:
-        metadata["whatsapp"] = {
-            "instanceId": line.name,
-            "instanceOverride": wish.session is not None,
-            "overrideUserId": str(wish.author.pk) if wish.author else None,
-            "overrideAt": iso(now),
-        }
-    return Message(
-        tenant_id=tenant_id,
-        ticket_id=state.id,
-        contact_id=state.contact_id,
-        session_id=line.id,
-        direction=Message.Direction.OUTBOUND,
-        type=content.kind,
-        content=content.content,
-        caption=content.caption or "",
-        status=Message.Status.QUEUED,
-        source=wish.source,
-        author=wish.author,
-        reply_to_id=content.reply_to,
-        metadata=metadata,
-        sent_at=now,
-        received_at=now,
-        payload=content.stored() | ({"to": wish.to} if wish.to else {}),
-        external_reference=wish.external_reference or content.external_id,
-        wait_reason=None if line.connected else "SESSION_OFFLINE",
-    )
-
-
-def _media_of(message: Message, content: Payload) -> MessageMedia | None:
-    """The file of a message, ready because the channel fetches it from its address, which only `source` holds."""
-    if not isinstance(content, MediaPayload) or content.media is None:
-        return None
-    return MessageMedia(
-        tenant_id=message.tenant_id,
-        message=message,
-        state=MessageMedia.State.READY,
-        media_type=message.type.lower(),
-        mime_type=content.mime_type or "",
-        file_name=content.file_name or "",
-        size=content.media.size,
-        voice=getattr(content, "voice", False),
-        source={"url": content.media.url},
-    )
-
-
-def _reason_to_wait(message: Message, now: datetime) -> str | None:
-    """What a new row will be seen to wait for: its session's pause, or an earlier message of its ticket."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT coalesce(
-                   (SELECT wait_reason FROM tickets_message WHERE session_id = %s AND status = 'QUEUED'
-                        AND wait_reason IN ('SESSION_OFFLINE', 'PACING') AND not_before > %s LIMIT 1),
-                   (SELECT 'ORDER' FROM tickets_message
-                        WHERE ticket_id = %s AND status IN ('QUEUED', 'SENDING') LIMIT 1))""",
-            [message.session_id, now, message.ticket_id],
-        )
-        reason: str | None = cursor.fetchone()[0]
-    return reason
+def _choose_phone(contact: Recipient, to: str | None) -> tuple[Recipient, str | None]:
+    """The contact as this message reaches it, and the phone to keep to where that is not simply the contact's own."""
+    if to is None:
+        return contact, None
+    phones = [value for kind, value in contact.identities if kind == "phone"]
+    if to not in phones:
+        raise ContactPhoneMismatch
+    return (contact, None) if to == phones[0] else (replace(contact, identities=(("phone", to),)), to)

@@ -1,4 +1,4 @@
-"""What people do with a message of the outbox: cancel, resend, dismiss (spec/outbound.md section 10)."""
+"""What people do with a message of the outbox: cancel, reschedule, resend, dismiss (spec/outbound.md section 10)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ from leadengine.sql import dumps
 from tickets.models import Message, MessageMedia
 from tickets.policy import load_viewer
 from tickets.services.lifecycle import NotAllowed
-from tickets.services.outbox.accepting import Queued, append_row
+from tickets.services.outbox.accepting import Queued, line_of_session
 from tickets.services.outbox.announcing import Place, announce_change
+from tickets.services.outbox.appending import append_row
 from tickets.services.outbox.checking import check_ticket
 from tickets.services.outbox.recipients import load_recipients
-from tickets.services.outbox.refusals import AlreadySending, ResendNotAllowed
+from tickets.services.outbox.refusals import AlreadySending, IdempotencyKeyReused, ResendNotAllowed
+from tickets.services.outbox.scheduling import check_time
 from tickets.services.outbox.waking import wake_sender
 from tickets.services.state import lock_tickets
+from tickets.transports import Line, get_transport
+
+CHANNEL = "WHATSAPP"
 
 _COPIED = (
-    "tenant_id", "ticket_id", "contact_id", "session_id", "direction", "type", "content", "caption", "reply_to_id",
-    "metadata", "payload", "external_reference",
+    "tenant_id", "ticket_id", "contact_id", "direction", "type", "content", "caption", "reply_to_id", "payload",
+    "external_reference",
 )  # fmt: skip
-_COPIED_FILE = ("media_type", "mime_type", "file_name", "size", "voice", "state", "source", "sha256", "storage_key")
+_COPIED_FILE = (
+    "media_type", "mime_type", "file_name", "size", "voice", "state", "source", "sha256", "storage_key", "upload_id",
+)  # fmt: skip
+
+_OF_ITS_OWN = {"settledBy", "requestedText", "canceledBy"}  # metadata that tells what became of one row
 
 
 def cancel_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
@@ -35,7 +44,9 @@ def cancel_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
     message = _find_own(actor, message_id)
     if message.status == Message.Status.CANCELED:
         return message
-    changes = {"status": "CANCELED", "wait_reason": None, "not_before": None, "error": None}
+    changes: dict[str, Any] = {"status": "CANCELED", "wait_reason": None, "not_before": None, "error": None}
+    if message.status == Message.Status.SCHEDULED:
+        changes["sent_at"] = now  # in the thread it stands where it was canceled, not at a time that never comes
     if not _change(message, ("QUEUED", "SCHEDULED"), changes, now):
         raise AlreadySending(status=Message.objects.values_list("status", flat=True).get(pk=message_id))
     metrics.count(metrics.outbound.labels(origin=message.source.lower(), type=message.type.lower(), status="canceled"))
@@ -44,42 +55,56 @@ def cancel_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
     return _read(message_id)
 
 
+def reschedule_message(*, actor: User, message_id: UUID, scheduled_at: datetime, now: datetime) -> Message:
+    """Give a scheduled message another time.
+
+    Raises: NotFound, NotAllowed, ValidationFailed for a time that is not allowed, AlreadySending once its time came.
+    """
+    message = _find_own(actor, message_id)
+    check_time(scheduled_at, now)
+    changes = {"scheduled_at": scheduled_at, "sent_at": scheduled_at}
+    if not _change(message, ("SCHEDULED",), changes, now):
+        raise AlreadySending(status=Message.objects.values_list("status", flat=True).get(pk=message_id))
+    return _read(message_id)
+
+
 def resend_message(*, actor: User, message_id: UUID, confirm_duplicate: bool, now: datetime) -> Queued:
     """Send again: the same row where it is proved not to have left, else a new row that points to it.
 
-    Raises: NotFound, NotAllowed, TicketClosed, ContactBlocked, NotAssignee, and ResendNotAllowed for a row that is not
-    FAILED or UNCONFIRMED, or that may have left while nobody confirmed that it may arrive twice.
+    It leaves at once, also where it was scheduled, and through the line that replaced its own.
+    Raises: NotFound, NotAllowed, TicketClosed, ContactBlocked, NotAssignee, InstanceRequired, what
+    Transport.require_file raises, and ResendNotAllowed for a row that is not FAILED or UNCONFIRMED, or that may have
+    left while nobody confirmed that it may arrive twice.
     """
     message = _find_own(actor, message_id)
     state = lock_tickets(tenant_id=message.tenant_id, ids=[message.ticket_id])[message.ticket_id]
     contact = load_recipients(tenant_id=message.tenant_id, ids=[message.contact_id])[message.contact_id]
     check_ticket(state=state, contact=contact, author=actor, source=Message.Source.AGENT)
-    if message.status == Message.Status.FAILED and message.external_id is None:
-        changes = {
-            "status": "QUEUED", "error": None, "failed_at": None, "sent_at": now, "wait_reason": None,
-            "not_before": None, "dismissed_at": None,
-        }  # fmt: skip
-        if not _change(message, ("FAILED",), changes, now, {"attempts": 0, "received_at": now}):
-            raise ResendNotAllowed
-        if message.session_id is not None:
-            wake_sender(message.session_id)
-        return Queued(_read(message_id), replayed=False)
-    if message.status not in {Message.Status.FAILED, Message.Status.UNCONFIRMED} or not confirm_duplicate:
+    proved = message.status == Message.Status.FAILED and message.external_id is None
+    ended = message.status in {Message.Status.FAILED, Message.Status.UNCONFIRMED}
+    if not proved and not (ended and confirm_duplicate):
         raise ResendNotAllowed(status=message.status)
-    # Pressed twice, it is still one: the second press finds the row of the first.
-    key = f"resend:{message.pk}"
-    earlier = Message.objects.for_tenant(message.tenant_id).select_related("author").filter(idempotency_key=key).first()
-    if earlier is not None:
+    line = line_of_session(session_id=message.session_id)
+    file = MessageMedia.objects.filter(message=message).first()
+    if not proved and (earlier := _find_copy(message)) is not None:
         return Queued(earlier, replayed=True)
+    if file is not None and file.upload_id is not None:
+        get_transport(CHANNEL).require_file(tenant_id=message.tenant_id, source=file.source, now=now)
+    if proved:
+        return _queue_again(message, line, now)
     copy = Message(
         **{name: getattr(message, name) for name in _COPIED}, source=Message.Source.AGENT, author=actor,
-        status=Message.Status.QUEUED, sent_at=now, received_at=now, resend_of=message, idempotency_key=key,
+        status=Message.Status.QUEUED, session_id=line.id, sent_at=now, received_at=now, resend_of=message,
+        idempotency_key=_copy_key(message),
+        metadata={name: value for name, value in message.metadata.items() if name not in _OF_ITS_OWN},
     )  # fmt: skip
-    file = MessageMedia.objects.filter(message=message).first()
+    if (asked := message.metadata.get("requestedText")) is not None:  # the broker altered what left the first time
+        copy.content, copy.caption = ("", asked) if message.caption else (asked, "")
     media = file and MessageMedia(
         **{name: getattr(file, name) for name in _COPIED_FILE}, tenant_id=copy.tenant_id, message=copy
     )
-    append_row(state=state, message=copy, media=media, contact=contact, now=now)
+    if not append_row(state=state, message=copy, media=media, contact=contact, now=now):
+        raise IdempotencyKeyReused
     metrics.count(metrics.outbound_settled.labels(by="resend"))
     return Queued(copy, replayed=False)
 
@@ -91,8 +116,35 @@ def dismiss_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
     return _read(message_id)
 
 
+def _queue_again(message: Message, line: Line, now: datetime) -> Queued:
+    """The same row: its age and its tries begin anew. Raises: ResendNotAllowed when it lost a race."""
+    changes = {
+        "status": "QUEUED", "error": None, "failed_at": None, "sent_at": now, "wait_reason": None, "not_before": None,
+        "dismissed_at": None, "scheduled_at": None,
+    }  # fmt: skip
+    unseen = {
+        "attempts": 0, "received_at": now, "session_id": line.id, "cancelable_until": None,
+        "cancel_if_customer_replies": False,
+    }  # fmt: skip
+    if not _change(message, ("FAILED",), changes, now, unseen):
+        raise ResendNotAllowed(status=Message.objects.values_list("status", flat=True).get(pk=message.pk))
+    wake_sender(line.id)
+    return Queued(_read(message.pk), replayed=False)
+
+
+def _copy_key(message: Message) -> str:
+    """Pressed twice, it is still one: the second press finds the row of the first."""
+    return f"resend:{message.pk}"
+
+
+def _find_copy(message: Message) -> Message | None:
+    rows = Message.objects.for_tenant(message.tenant_id).select_related("author", "media")
+    copy: Message | None = rows.filter(idempotency_key=_copy_key(message), resend_of=message).first()
+    return copy
+
+
 def _read(message_id: UUID) -> Message:
-    message: Message = Message.objects.select_related("author").get(pk=message_id)
+    message: Message = Message.objects.select_related("author", "media").get(pk=message_id)
     return message
 
 

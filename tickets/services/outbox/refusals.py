@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from datetime import datetime
+
 from leadengine.errors import DomainError
+from tickets.services.shapes import iso
 
 
 class InstanceRequired(DomainError):
@@ -94,3 +98,38 @@ class ResendNotAllowed(DomainError):
 
     code = "RESEND_NOT_ALLOWED"
     status = 409
+
+
+class RateLimited(DomainError):
+    """O limite de envios por minuto foi atingido: tente de novo mais tarde."""
+
+    code = "RATE_LIMITED"
+    status = 429
+
+    def __init__(self, *, limit: int, resets_at: datetime, now: datetime) -> None:
+        wait = max(0.0, (resets_at - now).total_seconds())
+        super().__init__(retryAfterMs=math.ceil(wait * 1000), limit=limit)
+        self.headers = {
+            "Retry-After": str(math.ceil(wait)),
+            "X-RateLimit-Limit": str(limit),
+            "X-RateLimit-Remaining": "0",
+            "X-RateLimit-Reset": str(int(resets_at.timestamp())),  # seconds since 1970
+        }
+
+
+class CircuitOpen(DomainError):
+    """O WhatsApp desta conexão não está respondendo. A mensagem pode esperar a volta."""
+
+    code = "WHATSAPP_CIRCUIT_OPEN"
+    status = 423
+
+    def __init__(self, *, retry_at: datetime, now: datetime) -> None:
+        super().__init__(retryAt=iso(retry_at))
+        self.headers = {"Retry-After": str(max(1, math.ceil((retry_at - now).total_seconds())))}
+
+
+class MediaTooLarge(DomainError):
+    """O arquivo é maior do que esta conexão aceita. Envie um menor."""
+
+    code = "MEDIA_TOO_LARGE"
+    status = 413

@@ -90,7 +90,7 @@ class _Come:
 
 def _take(now: datetime) -> list[_Come]:
     late = now - timedelta(seconds=settings.OUTBOUND_SCHEDULE_MAX_LATE_SECONDS)
-    parameters = {
+    parameters: dict[str, Any] = {
         "now": now, "late": late, "live": list(LIVE), "most": _AT_ONCE, "missed": dumps(MISSED),
         "why": dumps({"canceledBy": TICKET_CLOSED}),
     }  # fmt: skip

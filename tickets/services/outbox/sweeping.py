@@ -14,6 +14,7 @@ from leadengine import metrics
 from leadengine.accounts.scopes import service_scope
 from leadengine.sql import dumps, loads
 from tickets.services.outbox.announcing import Place, announce_change
+from tickets.services.outbox.scheduling import release_scheduled
 from tickets.services.outbox.settling import save_attempt
 from tickets.services.outbox.verdicts import EXPIRED, expired
 from tickets.services.outbox.waking import wake_sender
@@ -38,6 +39,7 @@ FROM changed c JOIN tickets_ticket t ON t.id = c.ticket_id
 
 def sweep_outbox(*, now: datetime) -> int:
     """End what waits for nobody and wake the sessions with due rows; returns how many were woken."""
+    release_scheduled(now=now)
     with service_scope("sweep the outbox"):
         _end_lost(now)
         _end_expired(now)

@@ -142,7 +142,9 @@ class MessageComposer extends HTMLElement {
   }
 }
 
-const lastSeen = () => [...document.querySelectorAll("[data-items] > .message[data-position]")].at(-1)?.dataset.id ?? "";
+// What is only scheduled stands at the end, whatever was said since.
+const SAID = '[data-items] > .message[data-position]:not(:has([data-status="SCHEDULED"]))';
+const lastSeen = () => [...document.querySelectorAll(SAID)].at(-1)?.dataset.id ?? "";
 // randomUUID exists on https and loopback only.
 const newKey = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
