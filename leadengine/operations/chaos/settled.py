@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from kombu.exceptions import KombuError
@@ -63,7 +64,7 @@ def rows_of(product: RunningProduct, slug: str) -> list[Row]:
     tries: dict[str, list[Try]] = defaultdict(list)
     for message_id, *one in product.rows(_TRIES, [slug]):
         tries[message_id].append(Try(*one))
-    return [Row(*row[:8], tuple(tries[row[0]])) for row in product.rows(_ROWS, [slug])]
+    return [replace(Row(*row), tries=tuple(tries[row[0]])) for row in product.rows(_ROWS, [slug])]
 
 
 def codes_of(rows: Sequence[Row]) -> Counter[str]:
