@@ -3,6 +3,7 @@
 from whatsapp.models.keeping import Duty, Maintenance, PersistenceJournal, RecoveryRun
 from whatsapp.models.ledger import DeadLetter, ParkedEffect, WebhookEvent, WebhookItem
 from whatsapp.models.sessions import GapFill, InboundHour, SessionEvent, WhatsAppAtendimento, WhatsAppSession
+from whatsapp.models.uploads import Upload
 
 __all__ = [
     "DeadLetter",
@@ -14,6 +15,7 @@ __all__ = [
     "PersistenceJournal",
     "RecoveryRun",
     "SessionEvent",
+    "Upload",
     "WebhookEvent",
     "WebhookItem",
     "WhatsAppAtendimento",
