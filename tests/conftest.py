@@ -44,6 +44,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(E2E))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Of several processes, that with the browser tests goes first: they take longest, and somebody waits in them."""
+    if (
+        "PYTEST_XDIST_WORKER" in os.environ
+        and not item.nodeid.startswith(E2E)
+        and not os.getpriority(os.PRIO_PROCESS, 0)
+    ):
+        os.nice(5)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """The tables of what this run has shown."""
     tell_vectors(terminalreporter)
