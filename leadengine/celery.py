@@ -74,18 +74,26 @@ app.conf.update(
         "operations.verify_backup": MAINTENANCE,
         "operations.prune_backups": MAINTENANCE,
         "whatsapp.fetch_media": SENDING,  # it waits for others, as sends do: on threads
+        "webhooks.deliver_due": SENDING,  # on one of them, whatever the number of endpoints
+        "webhooks.erase_old_deliveries": MAINTENANCE,
     },
     timezone="UTC",
 )
 # Celery's Django fixup would close the connection around every task (5 ms); close_old_connections below heals it.
 app.conf["CELERY_DB_REUSE_MAX"] = 1_000_000_000
-app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.operations"])
+app.autodiscover_tasks(["whatsapp", "tickets", "leadengine.webhooks", "leadengine.operations"])
 # A task that was not taken before the next one is due is worth nothing: it expires.
 app.conf.beat_schedule = {
     "drain": {"task": "whatsapp.drain", "schedule": 1.0, "options": {"expires": 1.0}},
     "erase-old-webhooks": {  # at night in Brazil
         "task": "whatsapp.erase_old_webhooks",
         "schedule": crontab(hour="6", minute="17"),
+        "options": {"expires": 3600},
+    },
+    "deliver-webhooks": {"task": "webhooks.deliver_due", "schedule": 2.0, "options": {"expires": 2.0}},
+    "erase-old-deliveries": {  # at night in Brazil
+        "task": "webhooks.erase_old_deliveries",
+        "schedule": crontab(hour="6", minute="47"),
         "options": {"expires": 3600},
     },
     "fetch-media": {"task": "whatsapp.fetch_media", "schedule": 2.0, "options": {"expires": 2.0}},

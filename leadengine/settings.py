@@ -169,6 +169,7 @@ INSTALLED_APPS = [
     "django_prometheus",
     "leadengine.realtime",
     "leadengine.accounts",
+    "leadengine.webhooks",
     "leads",
     "tickets",
     "whatsapp",
@@ -351,6 +352,7 @@ if CLAMAV_URL and not re.fullmatch(r"tcp://[^/:@\s]+:\d{1,5}", CLAMAV_URL):
 
 # --- Outgoing webhooks --------------------------------------------------------------------------------------------
 WEBHOOK_ALLOW_PRIVATE = flag("WEBHOOK_ALLOW_PRIVATE", default=False)
+EVENT_OUTLETS = ["leadengine.webhooks.outlet.WebhookOutlet"]
 
 # --- Contacts -------------------------------------------------------------------------------------------------
 CONTACT_MERGE_UNDO_DAYS = number("CONTACT_MERGE_UNDO_DAYS", 30)

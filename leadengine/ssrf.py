@@ -1,4 +1,4 @@
-"""Fetching what others name, without being led into our own network.
+"""Calling what others name, without being led into our own network.
 
 An address is refused by its looks first, then by what its name resolves to, and the connection goes to an address
 that was checked: a name that answers differently the second time changes nothing. Each redirect passes the same gate.
@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import certifi
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, TimeoutError
 
 CONNECT_SECONDS, READ_SECONDS = 5, 30
 MOST_REDIRECTS = 3
@@ -25,6 +30,7 @@ CHUNK = 65_536
 _REDIRECTS = {301, 302, 303, 307, 308}
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NOT_CONNECTED = (NewConnectionError, ConnectTimeoutError)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".localdomain", ".home.arpa")
 
 
@@ -40,15 +46,23 @@ class Unreachable(Exception):
     """Nobody answered, or not to the end: worth another try."""
 
 
+class TimedOut(Unreachable):
+    """It took longer than it may."""
+
+
 class TooManyRedirects(Exception):
     """The fourth redirect."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Which addresses may be called: https to public ones, and `allowed` (`host` or `host:port`) in any way."""
+    """Which addresses may be called: https to public ones, and `allowed` (`host` or `host:port`) in any way.
+
+    `anywhere`: every host is allowed (development).
+    """
 
     allowed: frozenset[str] = field(default_factory=frozenset)
+    anywhere: bool = False
 
     def check(self, url: str) -> Target:
         """Read an address and refuse it by its looks; nothing is looked up. Raises: Blocked."""
@@ -59,7 +73,7 @@ class Gate:
             raise Blocked("not an address") from error
         if not host or parts.scheme not in _PORTS or parts.username is not None or parts.password is not None:
             raise Blocked("not a plain http(s) address")
-        trusted = host in self.allowed or f"{host}:{port}" in self.allowed
+        trusted = self.anywhere or host in self.allowed or f"{host}:{port}" in self.allowed
         if not trusted and parts.scheme != "https":
             raise Blocked("not https")
         if not trusted and is_private_host(host):
@@ -76,6 +90,23 @@ class Target:
     host: str
     port: int
     trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many seconds a call may take: to connect, between two bytes, and altogether (0: as long as it goes on)."""
+
+    connect: float = CONNECT_SECONDS
+    read: float = READ_SECONDS
+    total: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a server answered to a POST, and the first bytes of the body."""
+
+    status: int
+    head: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +128,38 @@ def opened(url: str, gate: Gate) -> Iterator[Answer]:
         except Blocked as error:
             error.hop = hop
             raise
-        with _get(target, addresses) as response:
+        with _call("GET", target, addresses) as response:
             where = response.headers.get("Location") if response.status in _REDIRECTS else None
             if where is None:
                 yield Answer(response.status, response.headers, _chunks(response))
                 return
         url = urljoin(url, where)
     raise TooManyRedirects
+
+
+def post(url: str, gate: Gate, *, body: bytes, headers: Mapping[str, str], limits: Limits, most_bytes: int) -> Reply:
+    """POST to an address; a redirect is not followed. An answer that breaks off in its body is an answer all the same.
+
+    Raises: Blocked, TimedOut, Unreachable.
+    """
+    began = time.monotonic()
+    target = gate.check(url)
+    addresses = _addresses(target)
+    with _Watch(max(0.0, limits.total - (time.monotonic() - began))) as watch:
+        try:
+            with _call("POST", target, addresses, body=body, headers=headers, limits=limits, watch=watch) as response:
+                return Reply(response.status, _head(response, most_bytes))
+        except Unreachable as error:
+            if watch.ended or isinstance(error.__cause__, TimeoutError):
+                raise TimedOut(str(error)) from error
+            raise
+
+
+def look_up(url: str, gate: Gate) -> None:
+    """Refuse an address as a call of it would be refused now, without calling. Raises: Blocked, Unreachable."""
+    target = gate.check(url)
+    if not target.trusted:
+        _addresses(target)
 
 
 def require_public(url: str) -> None:
@@ -150,22 +206,34 @@ def _resolve(host: str, port: int | None) -> list[str]:
 
 
 @contextmanager
-def _get(target: Target, addresses: list[str]) -> Iterator[urllib3.BaseHTTPResponse]:
-    """The answer of the first address that takes the connection."""
+def _call(
+    method: str,
+    target: Target,
+    addresses: list[str],
+    *,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: Limits = Limits(),
+    watch: _Watch | None = None,
+) -> Iterator[urllib3.BaseHTTPResponse]:
+    """The answer of the first address that takes the connection. A body is sent to one address only."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     named = host if target.port == _PORTS[target.parts.scheme] else f"{host}:{target.port}"
     path = (target.parts.path or "/") + (f"?{target.parts.query}" if target.parts.query else "")
+    ours = {"Host": named, "Accept-Encoding": "identity", "User-Agent": "LeadEngine"}
     failure: Exception | None = None
     for address in addresses:
-        pool = _pool(target, address)
+        pool = _pool(target, address, limits, watch)
         try:
             response = pool.urlopen(
-                "GET", path, headers={"Host": named, "Accept-Encoding": "identity", "User-Agent": "LeadEngine"},
+                method, path, body=body, headers={**(headers or {}), **ours},
                 redirect=False, retries=False, preload_content=False, decode_content=False,
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as error:
             failure = error
             pool.close()
+            if (watch and watch.ended) or not (body is None or isinstance(error, _NOT_CONNECTED)):
+                break
             continue
         try:
             yield response
@@ -176,15 +244,85 @@ def _get(target: Target, addresses: list[str]) -> Iterator[urllib3.BaseHTTPRespo
     raise Unreachable(type(failure).__name__) from failure
 
 
-def _pool(target: Target, address: str) -> HTTPConnectionPool:
+def _pool(target: Target, address: str, limits: Limits, watch: _Watch | None) -> HTTPConnectionPool:
     host = f"[{address}]" if ":" in address else address
-    timeout = urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)
+    timeout = urllib3.Timeout(connect=limits.connect, read=limits.read)
+    watched: dict[str, Any] = {} if watch is None else {"watch": watch}
     if target.parts.scheme == "http":
-        return HTTPConnectionPool(host, target.port, timeout=timeout, maxsize=1)
-    return HTTPSConnectionPool(
+        plain = HTTPConnectionPool(host, target.port, timeout=timeout, maxsize=1, **watched)
+        plain.ConnectionCls = _PlainConnection
+        return plain
+    secure = HTTPSConnectionPool(
         host, target.port, timeout=timeout, maxsize=1, cert_reqs="CERT_REQUIRED", ca_certs=certifi.where(),
-        server_hostname=target.host, assert_hostname=target.host,
+        server_hostname=target.host, assert_hostname=target.host, **watched,
     )  # fmt: skip
+    secure.ConnectionCls = _SecureConnection
+    return secure
+
+
+class _Watch:
+    """Ends a connection when its time is over, whatever it is doing.
+
+    The time-out of a socket begins anew with each byte, so a server that drips would hold a caller for hours.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.ended = False
+        self._socket: socket.socket | None = None
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> _Watch:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._socket is not None:
+            self._socket.close()
+
+    def hold(self, connected: socket.socket) -> None:
+        """Watch this socket. TLS takes the object over, so a copy of it is held."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = connected.dup()
+        if self.ended:
+            self._end()
+
+    def _end(self) -> None:
+        self.ended = True
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _Watched:
+    """A connection that shows its socket to a watch, when it has one."""
+
+    def __init__(self, *args: Any, watch: _Watch | None = None, **options: Any) -> None:
+        self._watch = watch
+        super().__init__(*args, **options)
+
+    def _new_conn(self) -> socket.socket:
+        connected: socket.socket = super()._new_conn()  # type: ignore[misc]
+        if self._watch is not None:
+            self._watch.hold(connected)
+        return connected
+
+
+class _PlainConnection(_Watched, HTTPConnection): ...
+
+
+class _SecureConnection(_Watched, HTTPSConnection): ...
+
+
+def _head(response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+    """The first bytes of a body, as far as they come."""
+    kept = b""
+    with suppress(urllib3.exceptions.HTTPError):
+        while len(kept) < most and (part := response.read1(most - len(kept), decode_content=False)):
+            kept += part
+    return kept
 
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

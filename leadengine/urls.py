@@ -17,6 +17,7 @@ urlpatterns = [
     path("", include("leadengine.accounts.urls_pages")),
     path("", include("tickets.urls")),
     path("", include("leadengine.accounts.urls")),
+    path("", include("leadengine.webhooks.urls")),
     path("", include("leads.urls")),
     path("", include("tickets.api.urls")),
     path("", include("tickets.api.urls_messages")),

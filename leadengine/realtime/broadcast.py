@@ -1,7 +1,8 @@
 """The one way to tell the world: typed events, collected in the transaction, published once when it has committed.
 
 Channels is at-most-once, so an event is a hint: nothing may depend on its arrival. One publish per tenant and
-transaction carries a list of ready frames; each web process receives it once (hub.py).
+transaction carries a list of ready frames; each web process receives it once (hub.py). Who must not miss an event is an
+outlet (outlets.py): it hears of the event in its transaction.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +20,7 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from leadengine import metrics
 from leadengine.realtime.events import Event, Facets
+from leadengine.realtime.outlets import Memo, Outlet, outlets
 from leadengine.redis import UNAVAILABLE
 
 log = structlog.get_logger(__name__)
@@ -37,39 +40,70 @@ def frame(event: str, data: Any, ref: str | None = None) -> str:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
 
 
-def broadcast(event: Event, facets: Facets | None = None) -> None:
-    """Send an event to those who may see it, once the running transaction has committed."""
+def broadcast(event: Event, facets: Facets | None = None, *, offered: bool = False) -> None:
+    """Send an event to those who may see it, once the running transaction has committed, and offer it to the outlets.
+
+    `offered`: they have heard of it already.
+    """
+    data = event.model_dump_json(by_alias=True)
     item: Item = {
         "event": event.name,
         "audience": event.audience,
-        "frame": f'{{"event":"{event.name}","data":{event.model_dump_json(by_alias=True)}}}',
+        "frame": f'{{"event":"{event.name}","data":{data}}}',
         "facets": (facets or Facets()).model_dump(mode="json", exclude_none=True),
     }
     if (short := event.short()) is not None:
         item["short"] = frame(event.name, short)
     connection: Any = connections[DEFAULT_DB_ALIAS]
-    if not connection.in_atomic_block:
+    if not connection.in_atomic_block:  # nothing has happened in the database: a presence
         _publish({str(event.tenant_id): [item]})
         return
-    # Kept on the commit hook itself: a savepoint that is rolled back takes its hook, and so its events, with it.
-    hooks = connection.run_on_commit
-    last = hooks[-1][1] if hooks else None
-    if isinstance(last, _Batch) and hooks[-1][0] == set(connection.savepoint_ids):
-        last.items[str(event.tenant_id)].append(item)
-        return
-    batch = _Batch()
+    batch = _batch_of(connection)
     batch.items[str(event.tenant_id)].append(item)
-    transaction.on_commit(batch)
+    if not offered:
+        batch.offer(event, lambda: data)
+
+
+def offer(event: Event, complete: Callable[[], Event]) -> None:
+    """Offer an event to the outlets alone, in the running transaction: the sockets are told of it later, if at all.
+
+    `complete` gives the whole event; it is only called where somebody takes it.
+    """
+    _batch_of(connections[DEFAULT_DB_ALIAS]).offer(event, lambda: complete().model_dump_json(by_alias=True))
 
 
 class _Batch:
-    """The events of one transaction (or savepoint), by tenant."""
+    """The events of one transaction (or savepoint), by tenant, and what the outlets noted in the whole of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, memo: Memo) -> None:
         self.items: dict[str, list[Item]] = defaultdict(list)
+        self.memo = memo
+        self.taken: list[Outlet] = []
+
+    def offer(self, event: Event, data: Callable[[], str]) -> None:
+        for outlet in outlets():
+            if outlet.offer(event, data, self.memo) and outlet not in self.taken:
+                self.taken.append(outlet)
 
     def __call__(self) -> None:
         _publish(self.items)
+        for outlet in self.taken:
+            outlet.committed()
+
+
+def _batch_of(connection: Any) -> _Batch:
+    """The batch of the running transaction.
+
+    It is the commit hook itself: a savepoint that is rolled back takes its hook, and so its events, with it.
+    """
+    hooks = connection.run_on_commit
+    last = hooks[-1][1] if hooks else None
+    if isinstance(last, _Batch) and hooks[-1][0] == set(connection.savepoint_ids):
+        return last
+    before = next((hook[1] for hook in reversed(hooks) if isinstance(hook[1], _Batch)), None)
+    batch = _Batch(before.memo if before is not None else {})
+    transaction.on_commit(batch)
+    return batch
 
 
 def _publish(batches: dict[str, list[Item]]) -> None:
