@@ -51,6 +51,7 @@ from whatsapp.models import (
     PersistenceJournal,
     RecoveryRun,
     SessionEvent,
+    Upload,
     WebhookEvent,
     WebhookItem,
     WhatsAppAtendimento,
@@ -177,6 +178,10 @@ def walled(committed_world: World) -> World:
             **mine, line_id=uuid7(), operation=SECRET, reason=SECRET, status="failed", recorded_at=now
         )
         InboundHour.objects.create(**mine, session=world.line, hour=now, received=1)
+        Upload.objects.create(
+            **mine, state="READY", media_type="image", mime_type="image/png", file_name=SECRET, size=1, sha256="0" * 64,
+            storage_key=SECRET, caption=SECRET,
+        )  # fmt: skip
         ParkedEffect.objects.create(
             **mine, session=world.line, external_id="X", kind="ack", data={}, expires_at=now + timedelta(days=1)
         )
