@@ -44,7 +44,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response | No
     """Anticipated errors become the envelope; None lets anything else bubble to 500 and the log."""
     request_id = getattr(context["request"], "request_id", "")
     if isinstance(error, DomainError):
-        response = Response(error_body(error.code, error.message, error.details, request_id), status=error.status)
+        body = error_body(error.code, error.message, error.details, request_id)
+        response = Response(body, status=error.status, headers=dict(error.headers))
         if "retryAfter" in error.details:
             response["Retry-After"] = str(error.details["retryAfter"])
         return response

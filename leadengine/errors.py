@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -19,6 +19,7 @@ class DomainError(Exception):
 
     code: ClassVar[str] = "BAD_REQUEST"
     status: ClassVar[int] = 400
+    headers: Mapping[str, str] = {}  # of the answer, where the contract asks for some; never changed in place
 
     def __init__(self, message: str = "", **details: Any) -> None:
         self.message = message or (self.__doc__ or "").strip().splitlines()[0].partition(" Details: ")[0]

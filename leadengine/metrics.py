@@ -179,6 +179,10 @@ def prepare() -> None:
         media.labels(outcome=outcome)
     for by in ("answer", "echo", "ack", "resend"):
         outbound_settled.labels(by=by)
+    for where in ("session", "ticket", "door", "pace", "broker", "local"):
+        outbound_rate_limited.labels(where=where)
+    for to in ("open", "half_open", "closed"):
+        circuit_transitions.labels(to=to)
     for result in ("ok", "bisected", "failed"):
         drain_batches.labels(result=result)
     for operation, result in product(OPERATIONS, ("success", "error", "retry")):

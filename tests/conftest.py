@@ -168,7 +168,7 @@ def make_world() -> World:
                 )
         line = WhatsAppSession.objects.create(
             tenant=ipe, owner=admin, session_name="Loja", connection_id="inst-ipe-01", broker_instance_id="ipe-01",
-            status="connected", desired_state="connected",
+            status="connected", desired_state="connected", capabilities={"rate": None},  # no limit of the channel's
         )  # fmt: skip
         foreign_line = WhatsAppSession.objects.create(
             tenant=cedro, owner=outsider, session_name="Cedro", connection_id="inst-cedro-01",

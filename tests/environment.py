@@ -35,6 +35,10 @@ os.environ.update(
     WHATSAPP_WEBHOOK_API_KEY="hook-key",
     WHATSAPP_WEBHOOK_HMAC_SECRET="broker-key-1",
     RLS_STRICT="true",
+    # Pace and breaker have tests of their own; all others send as fast as they can.
+    OUTBOUND_TPS_DEFAULT="10000",
+    REDIS_RATE_LIMIT_RPM="0",
+    WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES="10000",
     PUBLIC_BASE_URL="http://testserver",
     ALLOWED_HOSTS="testserver,127.0.0.1,localhost",
 )

@@ -14,7 +14,7 @@ from leadengine.wake import awake, wake
 from tickets.services import outbox
 from tickets.services.timeline_nights import reconcile_nightly
 
-SWEEP_SECONDS = 10
+NEAR_SECONDS = 60  # what waits longer is found by the sweeper
 
 
 @app.task(name="tickets.send_due", bind=True, service="send what is due")
@@ -22,10 +22,10 @@ def send_due(self: Task[Any, Any], /, session_id: str, **_: Any) -> None:
     """Send what is due on a session. Coalesced: the flag goes first, whoever commits from then on wakes it again."""
     awake(outbox.sender_key(session_id))
     due = outbox.send_due(session_id=UUID(session_id))
-    seconds = (due - timezone.now()).total_seconds() if due else SWEEP_SECONDS
-    if due is not None and seconds < SWEEP_SECONDS:  # what waits longer is found by the sweeper
+    seconds = (due - timezone.now()).total_seconds() if due else NEAR_SECONDS
+    if due is not None and seconds < NEAR_SECONDS:
         later: Any = self.s().set(countdown=max(0.0, seconds))
-        wake(later, key=f"{outbox.sender_key(session_id)}:{due:%H%M%S}", session_id=session_id)
+        wake(later, key=f"{outbox.sender_key(session_id)}:{due:%H%M%S%f}", session_id=session_id)
 
 
 @app.task(name="tickets.sweep_outbox", service="sweep the outbox")

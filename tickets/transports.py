@@ -176,6 +176,9 @@ class Transport(Protocol):
     def held(self, *, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
         """The channel refuses until an operator acts: flag the session and tell supervisors."""
 
+    def circuit_changed(self, *, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
+        """The session's breaker opened, lets a probe pass, or closed: tell it once this transaction is committed."""
+
     def ticket_changed(self, *, tenant_id: UUID, ticket_id: UUID, now: datetime) -> None:
         """A ticket changed, in this transaction: what the channel keeps of it follows."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,13 +12,15 @@ from uuid import UUID
 from pydantic import RootModel
 
 from leadengine.accounts.api.schema import ListMeta, Shape
+from tickets.services.outbox.circuit import CLOSED, Circuit, read_circuits
 from tickets.services.shapes import iso
 from whatsapp.adapters import SessionState, get_adapter
 from whatsapp.models import SessionEvent, WebhookEvent, WebhookItem, WhatsAppSession
-from whatsapp.services.lines import evidence_of
+from whatsapp.services.lines import circuit_json, evidence_of
 from whatsapp.services.sessions.qr import QrShown
 from whatsapp.services.sessions.states import REFUSED_BY_BROKER
 
+Circuits = Mapping[UUID, Circuit]  # of those sessions whose circuit is not closed
 _Status = WhatsAppSession.Status
 # Native state, what people read, and the colour it has (spec/sessions.md section 2).
 _STATES = {
@@ -35,7 +37,10 @@ _CLOSER = {"pending": _Status.CONNECTING, "reconnecting": _Status.CONNECTING, "f
 
 
 class CircuitShape(Shape):
+    """The breaker of a connection: closed, open until `retryAt`, or half_open, when one message tries."""
+
     state: str
+    retry_at: datetime | None = None
 
 
 class LineShape(Shape):
@@ -224,19 +229,21 @@ class WebhookEventDetailShape(WebhookEventShape):
     body: str | None = None
 
 
-def line_json(session: WhatsAppSession) -> dict[str, Any]:
+def line_json(session: WhatsAppSession, circuits: Circuits) -> dict[str, Any]:
     """A line, for any agent of the tenant."""
     return {
         "id": str(session.pk),
         "name": session.session_name,
         "status": _state_of(session)[0],
         "connected": session.connected,
-        "circuit": _circuit(),
+        "circuit": circuit_json(circuits.get(session.pk, CLOSED)),
     }
 
 
-def instance_json(session: WhatsAppSession, *, full: bool, now: datetime) -> dict[str, Any]:
-    """A connection, for its owner and supervisors."""
+def instance_json(
+    session: WhatsAppSession, *, full: bool, now: datetime, circuits: Circuits | None = None
+) -> dict[str, Any]:
+    """A connection, for its owner and supervisors. `circuits` spares a list the look at each."""
     status, label, variant = _state_of(session)
     unexpected = is_unexpected(session)
     shown: dict[str, Any] = {
@@ -252,7 +259,7 @@ def instance_json(session: WhatsAppSession, *, full: bool, now: datetime) -> dic
         "phoneNumber": session.phone_number,
         "version": session.version,
     }
-    return shown | _rest_of(session, now) if full else shown
+    return shown | _rest_of(session, now, read_circuits(now=now) if circuits is None else circuits) if full else shown
 
 
 def statuses_of(words: Collection[str]) -> list[str]:
@@ -349,7 +356,7 @@ def _state_of(session: WhatsAppSession) -> tuple[str, str, str]:
     return _STATES[_Status(session.status)]
 
 
-def _rest_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
+def _rest_of(session: WhatsAppSession, now: datetime, circuits: Circuits) -> dict[str, Any]:
     has_qr = bool(session.qr_code) and (session.qr_expires_at is None or session.qr_expires_at > now)
     return {
         "desiredState": session.desired_state,
@@ -366,18 +373,13 @@ def _rest_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
             "startedAt": iso(session.reconnect_started_at),
             "nextAttemptAt": iso(session.next_attempt_at),
         },
-        "circuit": _circuit(),
+        "circuit": circuit_json(circuits.get(session.pk, CLOSED)),
         "riskPaused": session.risk_paused,
         "capabilities": session.capabilities,
         "createdAt": iso(session.created_at),
         "updatedAt": iso(session.updated_at),
         "lastActivity": iso(session.last_activity_at),
     }
-
-
-def _circuit() -> dict[str, str]:
-    """The breaker of a session; it is always closed until sends have one (spec/outbound.md section 9)."""
-    return {"state": "closed"}
 
 
 def _canonical(event: WebhookEvent, text: str | None) -> dict[int, dict[str, Any] | None]:

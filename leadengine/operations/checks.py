@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from leadengine.health import Facts, Results
 from leadengine.operations import facts
 from leadengine.operations.direct import direct_cursor
 from leadengine.redis import UNAVAILABLE, client
+from tickets.services.outbox.circuit import Circuit, read_circuits
 from whatsapp.broker_health import BrokerHealth, read_broker_health
 from whatsapp.services.journal import pending_lines
 
@@ -101,6 +103,7 @@ def describe_whatsapp() -> Facts:
         broker, heard = read_broker_health(), True
     except UNAVAILABLE:
         broker, heard = BrokerHealth(), False
+    circuits = list(read_circuits(now=datetime.now(UTC)).values())
     try:
         with direct_cursor(seconds=_SECONDS, service=True) as cursor:
             working = _judge_workers(cursor)["ok"]
@@ -112,13 +115,13 @@ def describe_whatsapp() -> Facts:
                 "outboxPending": facts.outbox(cursor),
             }
     except psycopg.Error:
-        return _shape_whatsapp(broker, running=False)
-    return _shape_whatsapp(broker, running=working and heard and not broker.degraded, **figures)
+        return _shape_whatsapp(broker, circuits, running=False)
+    return _shape_whatsapp(broker, circuits, running=working and heard and not broker.degraded, **figures)
 
 
 def describe_whatsapp_blindly() -> Facts:
     """The same without any look at PostgreSQL or Redis, which do not answer in time."""
-    return _shape_whatsapp(BrokerHealth(), running=False)
+    return _shape_whatsapp(BrokerHealth(), [], running=False)
 
 
 def _without_database(name: str, latency: float | None) -> Results:
@@ -153,7 +156,7 @@ def _counted() -> Facts:
     }
 
 
-def _shape_whatsapp(broker: BrokerHealth, *, running: bool, **figures: int) -> Facts:
+def _shape_whatsapp(broker: BrokerHealth, circuits: Sequence[Circuit], *, running: bool, **figures: int) -> Facts:
     keys = (settings.WHATSAPP_BROKER_URL, settings.WHATSAPP_BROKER_API_KEY, settings.WHATSAPP_WEBHOOK_API_KEY)
     status = "not_configured" if not all(keys) else "running" if running else "degraded"
     unknown: Facts = dict.fromkeys(("sessionsConnected", "sessionsExpected", "inboxPending", "outboxPending"))
@@ -171,10 +174,16 @@ def _shape_whatsapp(broker: BrokerHealth, *, running: bool, **figures: int) -> F
             "consecutiveFailures": broker.consecutive_failures,
             "degraded": broker.degraded,
             "lastErrorCode": broker.last_error_code,
-            # A summary of the sessions' breakers (D36); there are none yet, so none is open.
-            "circuit": {"state": "closed", "open": 0, "retryAt": None},
+            "circuit": _sum_up(circuits),
         },
     }
+
+
+def _sum_up(circuits: Sequence[Circuit]) -> Facts:
+    """The sessions' breakers (D36): how many are open, and when the first of them lets a message try."""
+    opened = [circuit.retry_at for circuit in circuits if circuit.retry_at is not None]
+    state = "open" if opened else "half_open" if circuits else "closed"
+    return {"state": state, "open": len(opened), "retryAt": _iso(min(opened, default=None))}
 
 
 def _iso(at: datetime | None) -> str | None:

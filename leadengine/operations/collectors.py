@@ -26,6 +26,7 @@ from leadengine.celery import INBOUND, SENDING, app
 from leadengine.operations import facts
 from leadengine.operations.facts import Cursor
 from leadengine.redis import UNAVAILABLE
+from tickets.services.outbox.circuit import read_circuits
 from whatsapp.services.journal import pending_lines
 
 log = structlog.get_logger(__name__)
@@ -56,7 +57,7 @@ class DatabaseCollector(Collector):
 
 
 def _read() -> list[Metric]:
-    families: list[Metric] = [_journal()]
+    families: list[Metric] = [_journal(), _circuits()]
     up = dict.fromkeys([*_COLLECTORS, "queues", "engine"], False)
     depths = engine_depths()  # before the transaction: nobody should wait for Redis inside one
     up["engine"] = depths is not None
@@ -81,6 +82,12 @@ def _journal() -> Metric:
     """Read from files, so that it is true while the database is away."""
     rows = [((), float(pending_lines()))]
     return _gauge("whatsapp_persistence_journal_pending", "Lines of the journal not yet replayed", rows=rows)
+
+
+def _circuits() -> Metric:
+    """Read from Redis, before the transaction; none while it is away."""
+    opened = sum(circuit.state == "open" for circuit in read_circuits(now=datetime.now(UTC)).values())
+    return _gauge("whatsapp_session_circuits_open", "Sessions whose breaker is open", rows=[((), float(opened))])
 
 
 def engine_depths() -> dict[str, int] | None:
@@ -168,6 +175,15 @@ def _queues(depths: dict[str, int], cursor: Cursor) -> list[Metric]:
     return [_gauge("turbozap_queue_messages_pending", "Waiting work", "queue", rows=_by_label(depths | truth))]
 
 
+def _outbox(cursor: Cursor) -> list[Metric]:
+    waiting = _by_label(facts.waiting_messages(cursor))
+    unknown = float(facts.unconfirmed(cursor))
+    return [
+        _gauge("whatsapp_outbound_pending", "Queued messages by what they wait for", "reason", rows=waiting),
+        _gauge("whatsapp_outbound_unconfirmed", "May have left, and not dismissed", rows=[((), unknown)]),
+    ]
+
+
 def _tickets(cursor: Cursor) -> list[Metric]:
     counts, oldest = facts.live_tickets(cursor)
     return [
@@ -205,5 +221,5 @@ def _by_label(values: dict[str, int] | Counter[str]) -> list[tuple[tuple[str, ..
 
 _COLLECTORS: Collectors = {
     "sessions": _sessions, "recovery": _recovery, "inbox": _inbox, "ledger": _ledger, "media": _media,
-    "tickets": _tickets, "walls": _walls, "backups": _backups, "workers": _workers,
+    "outbox": _outbox, "tickets": _tickets, "walls": _walls, "backups": _backups, "workers": _workers,
 }  # fmt: skip

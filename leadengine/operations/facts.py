@@ -22,6 +22,11 @@ RECENT = timedelta(minutes=5)
 REAUTH_REASONS = (
     "session_expired", "suspicious_block", "client_update", "session_conflict", "broker_reset", "idle_14d",
 )  # fmt: skip
+# spec/outbound.md section 3.
+WAIT_REASONS = (
+    "none", "session_offline", "circuit_open", "pacing", "retry", "order", "undo_window", "risk_paused",
+    "first_contact_budget",
+)  # fmt: skip
 _MOST = 20_000  # newest rows that a figure over five minutes is made of
 
 
@@ -183,8 +188,23 @@ def outbox(cursor: Cursor) -> int:
     """Messages that should be leaving: queued and due, or on their way."""
     cursor.execute(
         """SELECT count(*) FROM tickets_message
-           WHERE status = 'SENDING' OR status = 'QUEUED' AND (not_before IS NULL OR not_before <= now())"""
+           WHERE status = 'SENDING' OR status = 'QUEUED' AND (not_before IS NULL OR not_before <= now())
+               AND wait_reason IS DISTINCT FROM 'RISK_PAUSED'"""
     )
+    return int(cursor.fetchall()[0][0])
+
+
+def waiting_messages(cursor: Cursor) -> dict[str, int]:
+    """Queued messages by what they wait for, in lower case; `none` is due."""
+    cursor.execute(
+        "SELECT lower(coalesce(wait_reason, 'none')), count(*) FROM tickets_message WHERE status = 'QUEUED' GROUP BY 1"
+    )
+    return dict.fromkeys(WAIT_REASONS, 0) | dict(cursor.fetchall())
+
+
+def unconfirmed(cursor: Cursor) -> int:
+    """Messages that may or may not have left, as long as nobody has dismissed them."""
+    cursor.execute("SELECT count(*) FROM tickets_message WHERE status = 'UNCONFIRMED' AND dismissed_at IS NULL")
     return int(cursor.fetchall()[0][0])
 
 

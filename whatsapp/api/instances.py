@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from leadengine.accounts.api import Body, Query, ScopedAPIView, answer, describe
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.errors import ValidationFailed
+from tickets.services.outbox.circuit import read_circuits
 from whatsapp.adapters import get_adapter
 from whatsapp.api.base import SessionAPIView
 from whatsapp.models import WhatsAppSession
@@ -108,11 +110,10 @@ class InstanceListView(SessionAPIView):
             return self._answer_unclaimed(query)
         warned = self._refresh(query) if query.refresh else []
         now, full = timezone.now(), query.fields == "full"
+        shown = partial(instance_json, full=full, now=now, circuits=read_circuits(now=now) if full else {})
         with self.scope():
             rows = _filtered(self.visible(), query, by_status=True)
-            response = self.answer_page(
-                rows, query, lambda session: instance_json(session, full=full, now=now), keys=("session_name", "id")
-            )
+            response = self.answer_page(rows, query, shown, keys=("session_name", "id"))
         response.data["meta"] |= _told(warned, refreshed=query.refresh)
         return response
 
@@ -211,10 +212,11 @@ class LineListView(ScopedAPIView):
         get_adapter().require_configured()
         query = self.read_query(Query)
         sessions = self.of_tenant(WhatsAppSession.objects.filter(deleted_at__isnull=True))
+        shown = partial(line_json, circuits=read_circuits(now=timezone.now()))
         if self.tenant_id is None:
-            return self.answer_page(sessions, query, line_json, keys=("session_name", "id"))
+            return self.answer_page(sessions, query, shown, keys=("session_name", "id"))
         with tenant_scope(self.tenant_id):
-            return self.answer_page(sessions, query, line_json, keys=("session_name", "id"))
+            return self.answer_page(sessions, query, shown, keys=("session_name", "id"))
 
 
 def _filtered(

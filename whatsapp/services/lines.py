@@ -13,10 +13,11 @@ from django.db import connection, transaction
 
 from leadengine.accounts.scopes import current_scope, service_scope
 from leadengine.celery import app, publish
-from leadengine.realtime.broadcast import broadcast
+from leadengine.realtime.broadcast import broadcast, offer
 from leadengine.realtime.events import Facets
 from leadengine.redis import UNAVAILABLE, client
 from leadengine.sql import loads
+from tickets.services.outbox.circuit import CLOSED, Circuit, read_circuits
 from tickets.services.shapes import iso
 from tickets.transports import Capabilities, Line
 from whatsapp.adapters import get_adapter
@@ -87,7 +88,9 @@ def announce_sessions(*, tenant_id: UUID, ids: Collection[UUID], change: Change,
     if not ids:
         return
     for session in WhatsAppSession.objects.for_tenant(tenant_id).filter(pk__in=ids):
-        transaction.on_commit(partial(_tell, _event(session, change, now), session.owner_id))
+        event = _event(session, change, now)
+        offer(event, partial(_complete, event))  # an outlet gets every change; the sockets one a second
+        transaction.on_commit(partial(_tell, event, session.owner_id))
 
 
 def announce_late(*, now: datetime) -> int:
@@ -119,6 +122,11 @@ def evidence_of(session: WhatsAppSession, now: datetime) -> dict[str, Any]:
     }
 
 
+def circuit_json(circuit: Circuit) -> dict[str, Any]:
+    """A session's breaker as everybody reads it: `retryAt` is when an open one lets a message try."""
+    return {"state": circuit.state, "retryAt": iso(circuit.retry_at)}
+
+
 def across_owners() -> AbstractContextManager[None]:
     """Widen an agent's scope for what concerns the line of another owner (spec/sessions.md section 5)."""
     return service_scope("line of another owner") if current_scope().session_scope == "owner" else nullcontext()
@@ -133,7 +141,12 @@ def _tell(event: SessionUpdated, owner_id: UUID) -> None:
             return
     except UNAVAILABLE:
         return  # nobody could hear it, either
-    broadcast(event, Facets(owner_id=owner_id))
+    broadcast(_complete(event), Facets(owner_id=owner_id), offered=True)
+
+
+def _complete(event: SessionUpdated) -> SessionUpdated:
+    circuit = circuit_json(read_circuits(now=event.at).get(event.session_id, CLOSED))
+    return event.model_copy(update={"circuit": circuit})
 
 
 def _told(session_id: str) -> str:
@@ -147,6 +160,6 @@ def _event(session: WhatsAppSession, change: Change, now: datetime) -> SessionUp
         desired_state=session.desired_state, version=session.version, change=change, has_qr=bool(session.qr_code),
         qr_version=session.qr_version, qr_expires_at=session.qr_expires_at, reauth_reason=session.reauth_reason,
         duplicate_reason=session.duplicate_reason, last_error=session.last_error, evidence=evidence_of(session, now),
-        circuit={"state": "closed", "retryAt": None}, risk_paused=session.risk_paused,
+        circuit=circuit_json(CLOSED), risk_paused=session.risk_paused,
         changed_at=session.state_changed_at,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from tickets.policy import load_viewer
 from tickets.services.announce import announce_ticket
 from tickets.services.lifecycle import reopen_ticket
 from tickets.services.opening import QueueMissing, Wanted, open_tickets
+from tickets.services.outbox.admission import admit, put_off
 from tickets.services.outbox.appending import append_row, make_row
 from tickets.services.outbox.attaching import media_of, take_file
 from tickets.services.outbox.checking import Wish, check_wish
@@ -175,7 +176,10 @@ def _accept(
     contact, to = _choose_phone(load_recipients(tenant_id=tenant_id, ids=[state.contact_id])[state.contact_id], wish.to)
     file = take_file(transport, content, tenant_id=tenant_id, line=line, now=now)
     check_wish(transport, wish, state, line, contact, content)
+    wait = admit(wish=wish, line=line, ticket_id=state.id, now=now)
     message = make_row(wish, tenant_id=tenant_id, state=state, line=line, content=content, to=to, now=now)
+    if wait is not None:
+        put_off(message, wait)
     message.idempotency_key, message.request_hash = key or uuid7().hex, digest
     media = media_of(message, content, file)
     if not append_row(state=state, message=message, media=media, contact=contact, now=now):

@@ -65,7 +65,6 @@ def check_wish(
     # What is scheduled leaves later: how its line is now tells nothing.
     if not line.connected and wish.when_unavailable != "queue" and wish.scheduled_at is None:
         raise InstanceDisconnected(status=line.status, connected=False, instanceId=line.name)
-    # Admission (429) and the breaker (423) of spec/outbound.md section 9 refuse here, in this order.
 
 
 def check_ticket(*, state: TicketState, contact: Recipient, author: User | None, source: str) -> None:

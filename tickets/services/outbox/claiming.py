@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,44 +14,47 @@ from django.db import connection
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.sql import loads
 from tickets.services.outbox.announcing import Place, announce_change
+from tickets.services.outbox.holding import DUE, MOST, hold_due
+from tickets.services.outbox.pacing import ask_to_send
 from tickets.services.outbox.recipients import Recipient, load_recipients
-from tickets.transports import Line, SendOrder
+from tickets.transports import Line, SendOrder, get_transport
 
+CHANNEL = "WHATSAPP"
 LEASE_SPARE = timedelta(seconds=30)
 _LOCK = 0x0B0C5  # class of the advisory locks of claimers
 
-# How many more a line may have in flight. A row that it refused for a while (offline, too fast) holds back the whole
-# line, so that one message asks again and not all of them. Pace and breaker of section 9 narrow this number.
-_FREE = """
-SELECT CASE WHEN count(*) FILTER (WHERE status = 'QUEUED') > 0 THEN 0
-    ELSE greatest(0, %(most)s - count(*) FILTER (WHERE status = 'SENDING')) END
+# What a line has in flight, and what it refused for a while (offline, too fast): such a row holds back the whole line,
+# so that one message asks again and not all of them.
+_STATE = """
+SELECT count(*) FILTER (WHERE status = 'SENDING'), (array_agg(wait_reason ORDER BY not_before DESC)
+    FILTER (WHERE status = 'QUEUED'))[1], max(not_before) FILTER (WHERE status = 'QUEUED')
 FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s AND (status = 'SENDING'
-    OR (status = 'QUEUED' AND wait_reason IN ('SESSION_OFFLINE', 'PACING') AND not_before > %(now)s))
+    OR (status = 'QUEUED' AND not_before > %(now)s AND (wait_reason = 'SESSION_OFFLINE'
+        OR (wait_reason = 'PACING' AND error ->> 'code' = 'RATE_LIMITED'))))
 """
-# A ticket gives its first live row, and none while one is in flight. `sent_at` is the time of the try from now on: an
-# echo finds its row by it, however long the row had waited. The limit and the array keep the planner from reading the
-# whole table: it knows how few rows there will be.
+# The limit and the array keep the planner from reading the whole table: it knows how few rows there will be.
+_FIND = f"SELECT m.id, m.wait_reason FROM tickets_message m WHERE m.id = ANY(ARRAY({DUE})) ORDER BY m.id"  # noqa: S608
+# `sent_at` is the time of the try from now on: an echo finds its row by it, however long the row had waited.
 _CLAIM = """
 UPDATE tickets_message m SET status = 'SENDING', claim_token = gen_random_uuid(), claimed_at = %(now)s,
     sent_at = %(now)s, lease_until = %(lease)s, attempts = attempts + 1, wait_reason = NULL, not_before = NULL,
     error = NULL, version = m.version + 1
 FROM tickets_ticket t
-WHERE t.id = m.ticket_id AND m.id = ANY(ARRAY(
-    SELECT d.id FROM tickets_message d
-    WHERE d.session_id = %(session)s AND d.tenant_id = %(tenant)s AND d.status = 'QUEUED'
-        AND (d.not_before IS NULL OR d.not_before <= %(now)s) AND d.wait_reason IS DISTINCT FROM 'RISK_PAUSED'
-        AND NOT EXISTS (SELECT 1 FROM tickets_message e WHERE e.ticket_id = d.ticket_id AND e.id <> d.id
-            AND (e.status = 'SENDING' OR (e.status = 'QUEUED' AND e.position < d.position)))
-    ORDER BY d.id LIMIT %(free)s FOR UPDATE SKIP LOCKED))
+WHERE t.id = m.ticket_id AND m.id = ANY(%(ids)s)
 RETURNING m.id, m.ticket_id, m.position, m.version, m.claim_token, m.attempts, m.contact_id, m.payload,
     m.external_reference, m.source, m.type, m.metadata -> 'client', t.queue_id, t.assignee_id,
     (SELECT f.source FROM tickets_messagemedia f WHERE f.message_id = m.id)
 """
+_PACED = """
+SELECT count(*) FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s
+    AND status = 'QUEUED' AND not_before > %(now)s AND wait_reason = 'PACING'
+"""
+_OFFLINE = "SESSION_OFFLINE"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One row in flight: whoever holds its token may settle it."""
+    """One row in flight: whoever holds its token may settle it. A `probe` decides whether the line's circuit closes."""
 
     order: SendOrder
     place: Place
@@ -60,27 +63,58 @@ class Claim:
     claimed_at: datetime
     source: str
     type: str
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one look at a line gave. `wait`: more is due, and its pace allows it after so many seconds. `alone`: Redis
+    is away, so nobody can be woken then.
+    """
+
+    claims: list[Claim]
+    wait: float | None = None
+    alone: bool = False
 
 
 def claim_due(*, line: Line, now: datetime) -> list[Claim]:
-    """Claim the due rows of a line, as many as it may still have in flight over all workers, and commit."""
-    lease = now + timedelta(milliseconds=settings.WHATSAPP_BROKER_SEND_TIMEOUT_MS) + LEASE_SPARE
+    """Claim due rows of a line as `take_turn` does."""
+    return take_turn(line=line, now=now).claims
+
+
+def take_turn(*, line: Line, now: datetime) -> Turn:
+    """Claim the due rows of a line, as many as may leave now over all workers, and commit.
+
+    The cap of what is in flight, the pace and the breaker narrow the number; the rest is told what it waits for.
+    """
     with tenant_scope(line.tenant_id), connection.cursor() as cursor:
-        # One claimer at a time per line: two that overlook each other could exceed its cap, or pass each other.
+        # One claimer at a time per line: two that overlook each other could exceed its cap, or pass each other. Redis
+        # is asked inside, for one who was granted a turn must not find that another has told its rows to wait.
         cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK, str(line.id)])
         where: dict[str, Any] = {"session": line.id, "tenant": line.tenant_id, "now": now}
-        cursor.execute(_FREE, {**where, "most": settings.OUTBOUND_CONCURRENCY_PER_SESSION})
-        free = cursor.fetchone()[0]
-        if not free:
-            return []
-        cursor.execute(_CLAIM, {**where, "lease": lease, "free": free})
-        rows = sorted(cursor.fetchall())
-        people = load_recipients(tenant_id=line.tenant_id, ids=[row[6] for row in rows]) if rows else {}
-        claims = [_claim(line, row, people[row[6]], now) for row in rows]
-        for claim, row in zip(claims, rows, strict=True):
-            changes = {"status": "SENDING", "sent_at": now, "wait_reason": None, "not_before": None, "error": None}
-            announce_change(place=claim.place, version=row[3], changes=changes, now=now)
-    return claims
+        cursor.execute(_STATE, where)
+        flying, reason, until = cursor.fetchone()
+        if reason is not None:
+            hold_due(line=line, reason=reason, untils=[until] * MOST, now=now)
+            return Turn([])
+        free = settings.OUTBOUND_CONCURRENCY_PER_SESSION - flying
+        if free <= 0:
+            return Turn([])
+        cursor.execute(_FIND, {**where, "most": free})
+        ids = _one_if_offline(line, cursor.fetchall(), flying)
+        if not ids:
+            return Turn([])
+        grant = ask_to_send(line=line, wanted=len(ids), now=now)
+        claims = _claim_rows(cursor, line, ids[: grant.granted], grant.probe, now) if grant.granted else []
+        if grant.granted == len(ids):
+            return Turn(claims, alone=grant.alone)
+        if grant.until is not None:
+            untils = [grant.until] * MOST
+        else:
+            cursor.execute(_PACED, where)
+            untils = _queue_up(grant.waits, cursor.fetchone()[0], now)
+        hold_due(line=line, reason=grant.reason, untils=untils, now=now)
+    return Turn(claims, grant.waits[0] if grant.waits else None, grant.alone)
 
 
 def next_due(*, line: Line, now: datetime) -> datetime | None:
@@ -95,7 +129,38 @@ def next_due(*, line: Line, now: datetime) -> datetime | None:
     return due
 
 
-def _claim(line: Line, row: Any, person: Recipient, now: datetime) -> Claim:
+def _queue_up(waits: Sequence[float], before: int, now: datetime) -> list[datetime]:
+    """When each of the rows that are due may leave, behind so many that have been told their time already.
+
+    Who is beyond the horizon is told its end, and asks again then.
+    """
+    if len(waits) == 1:
+        return [now + timedelta(seconds=waits[0])]
+    return [now + timedelta(seconds=waits[min(before + n, len(waits) - 1)]) for n in range(MOST)]
+
+
+def _one_if_offline(line: Line, rows: list[tuple[UUID, str | None]], flying: int) -> list[UUID]:
+    """The ids of due rows; of a line that is offline, and was when it was last asked, one row asks again."""
+    if not line.connected and any(reason == _OFFLINE for _, reason in rows):
+        rows = rows[: 1 - min(flying, 1)]
+    return [message_id for message_id, _ in rows]
+
+
+def _claim_rows(cursor: Any, line: Line, ids: list[UUID], probe: bool, now: datetime) -> list[Claim]:
+    lease = now + timedelta(milliseconds=settings.WHATSAPP_BROKER_SEND_TIMEOUT_MS) + LEASE_SPARE
+    cursor.execute(_CLAIM, {"ids": ids, "now": now, "lease": lease})
+    rows = sorted(cursor.fetchall())
+    people = load_recipients(tenant_id=line.tenant_id, ids=[row[6] for row in rows])
+    claims = [_claim(line, row, people[row[6]], probe, now) for row in rows]
+    for claim, row in zip(claims, rows, strict=True):
+        changes = {"status": "SENDING", "sent_at": now, "wait_reason": None, "not_before": None, "error": None}
+        announce_change(place=claim.place, version=row[3], changes=changes, now=now)
+    if probe:
+        get_transport(CHANNEL).circuit_changed(tenant_id=line.tenant_id, session_id=line.id, now=now)
+    return claims
+
+
+def _claim(line: Line, row: Any, person: Recipient, probe: bool, now: datetime) -> Claim:
     (
         message_id, ticket_id, position, _, token, number, contact_id, payload, reference, source, kind, client,
         queue_id, assignee_id, file,
@@ -112,4 +177,4 @@ def _claim(line: Line, row: Any, person: Recipient, now: datetime) -> Claim:
         reference=reference or str(message_id),
     )
     place = Place(line.tenant_id, ticket_id, queue_id, assignee_id, message_id, position)
-    return Claim(order, place, contact_id, number, now, source, kind)
+    return Claim(order, place, contact_id, number, now, source, kind, probe)

@@ -18,7 +18,8 @@ from django.db import IntegrityError, InterfaceError, OperationalError, connecti
 from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope
-from tickets.services.outbox.claiming import Claim, claim_due, next_due
+from tickets.services.outbox.breaking import note_call
+from tickets.services.outbox.claiming import Claim, Turn, next_due, take_turn
 from tickets.services.outbox.media_guard import refuse_private
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import Line, OutcomeUnknown, SendFailure, SendOrder, Sent, Transport, get_transport
@@ -44,44 +45,54 @@ def send_due(*, session_id: UUID) -> datetime | None:
     with ThreadPoolExecutor(settings.OUTBOUND_CONCURRENCY_PER_SESSION, "send") as pool:
         flying: dict[Future[Try], Claim] = {}
         while True:
-            for claim in _claim(line, idle=not flying):
+            turn = _take_turn(line, idle=not flying)
+            for claim in turn.claims:
                 flying[pool.submit(_call, transport, claim.order)] = claim
+            if not flying and turn.alone and turn.wait is not None:
+                connection.close()
+                stopping.wait(turn.wait)  # nobody could wake us: we go on by ourselves
+                continue
             if not flying:
                 return next_due(line=line, now=timezone.now())
             connection.close()  # back to the pool: a call may take a minute
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(flying, turn.wait, FIRST_COMPLETED)
             for future in done:
-                _settle(transport, flying.pop(future), future.result())
+                claim, tried = flying.pop(future), future.result()
+                _settle(transport, claim, tried)
+                note_call(transport=transport, claim=claim, tried=tried)
 
 
-def _claim(line: Line, *, idle: bool) -> list[Claim]:
+def _take_turn(line: Line, *, idle: bool) -> Turn:
     if stopping.is_set():
-        return []
+        return Turn([])
     try:
-        return claim_due(line=line, now=timezone.now())
+        return take_turn(line=line, now=timezone.now())
     except Exception:
         if idle:
             raise
         log.exception("claim_failed", session_id=str(line.id))
         connection.close()
-        return []  # what is in flight is settled first
+        return Turn([])  # what is in flight is settled first
 
 
 def _call(transport: Transport, order: SendOrder) -> Try:
     """Send, and say how it ended; whatever goes wrong in us after the call began leaves its outcome unknown."""
     began = time.monotonic()
     result: Sent | SendFailure
+    asked = False
     try:
         if order.file and (url := order.file.get("url")) is not None:
             refuse_private(url)
+        asked = True
         result = transport.send(order)
     except SendFailure as failure:
         result = failure
         log.warning("send_failed", message_id=str(order.message_id), code=failure.code, status=failure.status)
     except Exception as error:
         log.exception("send_broken", message_id=str(order.message_id))
+        asked = False
         result = OutcomeUnknown("INTERNAL_ERROR", UNKNOWN, answer=type(error).__name__)
-    return Try(result, timezone.now(), int((time.monotonic() - began) * 1000))
+    return Try(result, timezone.now(), int((time.monotonic() - began) * 1000), asked)
 
 
 def _settle(transport: Transport, claim: Claim, tried: Try) -> None:

@@ -23,18 +23,19 @@ from tickets.services.outbox.verdicts import Verdict, judge
 from tickets.services.shapes import preview_of
 from tickets.services.state import lock_tickets, save_tickets
 from tickets.services.timeline import recount, recount_stale
-from tickets.transports import OperatorNeeded, SendFailure, Sent, Transport
+from tickets.transports import OperatorNeeded, RateLimited, SendFailure, Sent, Transport
 
 OK = "OK"
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """How one call ended."""
+    """How one call ended. `asked` is false where it ended in our own house, and says nothing of the channel."""
 
     result: Sent | SendFailure
     finished_at: datetime
     latency_ms: int
+    asked: bool = True
 
     @property
     def code(self) -> str:
@@ -68,6 +69,8 @@ def settle(*, transport: Transport, claim: Claim, tried: Try) -> None:
             _save_attempt(claim, tried, verdict.status)
         if verdict.status == "UNCONFIRMED" and row.status == "UNCONFIRMED":
             return
+        if isinstance(tried.result, RateLimited):
+            metrics.count(metrics.outbound_rate_limited.labels(where="broker"))
         if isinstance(tried.result, OperatorNeeded):
             line = claim.order.line
             transport.held(tenant_id=line.tenant_id, session_id=line.id, now=tried.finished_at)

@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope
 from leadengine.errors import DomainError
+from tickets.services.outbox import close_circuit, free_held, release_held
 from whatsapp.adapters import SessionState, get_adapter
 from whatsapp.adapters.patience import within
 from whatsapp.broker_errors import (
@@ -30,7 +31,6 @@ from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.changing import Change, change_session
 from whatsapp.services.sessions.converging import converge
 from whatsapp.services.sessions.looking import load_session, look, wire_name
-from whatsapp.services.sessions.observing import release
 from whatsapp.services.sessions.qr import QrShown, fetch_qr, read_qr, shown_qr
 from whatsapp.services.sessions.wishes import Asker, audit_session
 from whatsapp.services.sessions.wishes import InstanceNotFound as NoSuchInstance
@@ -105,13 +105,18 @@ def renew_qr(*, session: WhatsAppSession, asker: Asker) -> QrShown:
 
 
 def release_session(*, session: WhatsAppSession, asker: Asker) -> WhatsAppSession:
-    """Lift the broker's risk pause: what it held leaves. Raises: BrokerError."""
+    """Lift the broker's risk pause and close our circuit: what they held leaves. Raises: BrokerError."""
     with _asked(session):
         get_adapter().release_risk(instance=wire_name(session))
+    close_circuit(session_id=session.pk)
     now = timezone.now()
 
+    def let_go(row: WhatsAppSession) -> None:
+        release_held(session_id=row.pk, now=now)
+        free_held(session_id=row.pk, now=now)
+
     def decide(_row: WhatsAppSession) -> Change:
-        return release(now)
+        return Change("status", {"risk_paused": False}, then=let_go)
 
     changed = change_session(
         session_id=session.pk, tenant_id=session.tenant_id, operation="session.wish", origin=asker.origin,
