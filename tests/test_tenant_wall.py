@@ -76,6 +76,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "api-contact": {"name": "x"},
     "contact-door": {"type": "text", "text": "x"},
     "instance-door": {"type": "text", "text": "x", "to": "+5511988887777"},
+    "poll-door": {"to": "+5511988887777", "question": "x", "options": ["a", "b"]},
+    "api-instance-exists": {"to": "+5511988887777"},
     "message-resend": {"confirmDuplicate": True},
 }
 FORM = {

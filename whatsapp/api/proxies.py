@@ -17,6 +17,7 @@ from leadengine.errors import DomainError, ValidationFailed
 from leadengine.wording import worded
 from tickets.api.messages import AcceptedShape, SendBody, SendView, accepted
 from tickets.queries.sends import LONGEST, count_sends
+from tickets.services.outbox.admission import Rate, read_rate
 from tickets.services.shapes import iso
 from whatsapp.adapters import get_adapter
 from whatsapp.api.base import SessionAPIView
@@ -27,7 +28,6 @@ from whatsapp.services import proxies
 from whatsapp.services.lines import capabilities_of
 from whatsapp.services.outgoing import InvalidTo as NoNumber
 from whatsapp.services.outgoing import queue_to_number, read_to
-from whatsapp.services.proxies import Share, read_share
 from whatsapp.transport import UnsupportedRecipient, choose_address
 
 MOST_NUMBERS = 50
@@ -64,7 +64,7 @@ class AnsweringShape(Shape):
 
 
 class ExistsShape(Shape):
-    """`exists`: somebody answers for every number that was asked for. `waAddress` is what to write to, of one number."""
+    """`exists`: somebody answers for every number asked for. `waAddress` is what to write to, of one number."""
 
     exists: bool
     wa_address: str | None
@@ -211,7 +211,7 @@ class MetricsView(SessionAPIView):
             "sent": sum(counted.get(state, 0) for state in _SENT),
             "failed": counted.get("FAILED", 0),
             "byStatus": {state: counted.get(state, 0) for state in _STATES},
-            "rate": _used(read_share(session_id=session.pk, now=now)),
+            "rate": _used(read_rate(session_id=session.pk, now=now)),
         }
         return answer({"local": local, "broker": told, "brokerError": problem})
 
@@ -237,9 +237,9 @@ class PollView(TellsQueueMissing, SendView):
                 [{**one, "field": one["field"].removeprefix("poll.")} for one in error.details["errors"]]
             ) from error
         response = accepted(queued)
-        told, share = response.data["data"], read_share(session_id=line.id, now=now)
+        told, rate = response.data["data"], read_rate(session_id=line.id, now=now)
         told["poll"] = {"id": told["externalId"], "status": told["status"]}
-        told["rate"] = {"limit": share.limit, "remaining": share.remaining, "resetAt": iso(share.resets_at)}
+        told["rate"] = {"limit": rate.limit, "remaining": _remaining(rate), "resetAt": iso(rate.resets_at)}
         return response
 
 
@@ -260,6 +260,10 @@ def _addresses(session: WhatsAppSession, asked: dict[str, str]) -> list[str]:
     return addresses
 
 
-def _used(share: Share) -> dict[str, Any]:
-    percentage = round(100 * share.used / share.limit, 1) if share.limit else 0.0
-    return {"limit": share.limit, "used": share.used, "remaining": share.remaining, "percentage": percentage}
+def _used(rate: Rate) -> dict[str, Any]:
+    percentage = round(100 * rate.used / rate.limit, 1) if rate.limit else 0.0
+    return {"limit": rate.limit, "used": rate.used, "remaining": _remaining(rate), "percentage": percentage}
+
+
+def _remaining(rate: Rate) -> int | None:
+    return rate.remaining if rate.limit else None

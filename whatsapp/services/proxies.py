@@ -1,4 +1,4 @@
-"""What callers ask a broker through us: who answers for a number, its groups, its figures (spec/outbound.md section 11).
+"""What callers ask a broker through us: who answers for a number, groups, figures (spec/outbound.md section 11).
 
 All calls of one question together may take WHATSAPP_BROKER_TIMEOUT_MS; no transaction may be open. Nothing is sent, so
 nothing is in doubt when the broker fails: it may be asked again.
@@ -10,10 +10,9 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from django.conf import settings
 
@@ -60,24 +59,6 @@ def read_metrics(*, session: WhatsAppSession, since: datetime, until: datetime) 
     require_connected(session)
     with _asked(session):
         return get_adapter().metrics(instance=wire_name(session), since=since, until=until)
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What a line has used of this minute's admission. `limit` 0: there is none, and nothing remains to be said."""
-
-    limit: int
-    used: int
-    resets_at: datetime
-
-    @property
-    def remaining(self) -> int | None:
-        """How many more are admitted in this minute."""
-        return max(0, self.limit - self.used) if self.limit else None
-
-
-def read_share(*, session_id: UUID, now: datetime) -> Share:
-    return Share(settings.REDIS_RATE_LIMIT_RPM, 0, now)
 
 
 def require_connected(session: WhatsAppSession) -> None:

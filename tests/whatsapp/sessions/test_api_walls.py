@@ -29,9 +29,11 @@ NATIVE, SIMPLE = "api/integrations/whatsapp/", "api/baileys-simple/"
 AWAY = "http://127.0.0.1:9"  # nobody listens there
 HEALTH = "baileys-health"
 # Agents may send over a line of another owner (spec/outbound.md section 4): a wall for other tenants only.
-TEAM_MAY = {"instance-door"}
+TEAM_MAY = {"instance-door", "poll-door"}
 BODIES: dict[str, dict[str, Any]] = {
     "instance-door": {"to": "+5511988887777", "text": "x"},
+    "poll-door": {"to": "+5511988887777", "question": "x", "options": ["a", "b"]},
+    "api-instance-exists": {"to": "+5511988887777"},
     "baileys-send": {"chatId": "+5511988887777", "text": "x"},
     "baileys-read": {"chatId": "+5511988887777"},
     "baileys-close": {"chatId": "+5511988887777"},
