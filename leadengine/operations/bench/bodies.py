@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,5 +102,15 @@ def request(body: bytes, port: int) -> bytes:
     head = (
         f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nX-API-Key: {KEY}\r\n"
         f"X-Signature: {signature}\r\nUser-Agent: bench\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def order(run: int, number: int, path: str, key: str, port: int) -> bytes:
+    """The whole HTTP request of a message that a caller with a key sends through a door."""
+    body = json.dumps({"text": f"#{run:04}{number:09} {TEXT}", "externalId": f"{run}-{number}"}).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nX-API-Key: {key}\r\n"
+        f"Idempotency-Key: bench-{run}-{number}\r\nUser-Agent: bench\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -58,7 +58,7 @@ async def bench_ingest(*, data_dir: Path, size: Size, say: Say) -> Report:
     async with open_stage(data_dir) as stage:
         servers = [name for name in size.servers if not serve.missing_for(name)]
         caught = await catch_statements(stage)
-        report = Report(describe(*_server_versions(stage)))
+        report = Report(describe(*server_versions(stage)))
         for run in range(1, size.runs + 1):
             for part, name in ((_measure_door, "door"), (_measure_worker, "worker"), (_measure_path, "whole path")):
                 say(f"run {run} of {size.runs}: {name}")
@@ -111,7 +111,7 @@ async def _measure_worker(
         fill_backlog(stage.url(), messages(run, stage.lines, size.backlog))
         stage.sql("VACUUM ANALYZE whatsapp_webhookevent")
         began = time.perf_counter()
-        await _drain(stage)
+        await drain(stage)
         report.add(DRAIN, "messages/s", size.backlog / (time.perf_counter() - began))
         _check_messages(stage, size.backlog + len(list(introductions(stage.lines))))
 
@@ -137,7 +137,7 @@ async def _measure_path(
             plan = Plan("latency", port, stage.lines, size.latency_seconds, name + 9, rate=LATENCY_RATE)
             plan.tokens = stage.tokens
             result = await stage.load(plan)
-            await _drain(stage)
+            await drain(stage)
             _check_messages(stage, written + plan.messages)
         report.add(f"webhook to frame p50, {server} (ms)", "ms", result.p50)
         report.add(f"webhook to frame p99, {server} (ms)", "ms", result.p99)
@@ -148,7 +148,7 @@ async def _holds(stage: Stage, plan: Plan) -> bool:
     """Offer a rate; whether it was sent in time, all of it answered, and hardly anything waits at the end."""
     result = await stage.load(plan)
     waiting = _waiting(stage)
-    await _drain(stage)
+    await drain(stage)
     in_time = result.seconds <= plan.seconds * 1.05 + 0.2
     return in_time and set(result.statuses) == {"202"} and waiting <= 2 * plan.rate * CAUGHT_UP
 
@@ -187,10 +187,10 @@ async def _product(stage: Stage, server: str) -> AsyncIterator[int]:
 async def _introduce(stage: Stage) -> None:
     """Let the known contacts write once, which warms the worker up, too."""
     fill_backlog(stage.url(), introductions(stage.lines))
-    await _drain(stage)
+    await drain(stage)
 
 
-async def _drain(stage: Stage) -> None:
+async def drain(stage: Stage) -> None:
     """Wake the worker and wait until nothing is pending."""
     from leadengine.celery import INBOUND, app
 
@@ -220,7 +220,8 @@ def _door(server: str) -> str:
     return f"door accepts, {server} (webhooks/s)"
 
 
-def _server_versions(stage: Stage) -> tuple[str, str]:
+def server_versions(stage: Stage) -> tuple[str, str]:
+    """Of PostgreSQL and Valkey."""
     import redis
 
     client = redis.Redis.from_url(stage.valkey.url)

@@ -15,7 +15,7 @@ from typing import cast
 
 import aiohttp
 
-from leadengine.operations.bench.bodies import Writer, messages, request
+from leadengine.operations.bench.bodies import Writer, messages, order, request
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.I)
 _NUMBER = re.compile(r"#(\d{9})")
@@ -25,7 +25,7 @@ BODY = 1024  # bytes of a webhook where nothing but the door is measured
 
 @dataclass
 class Plan:
-    """What to send: `constant` and `accept` as fast as the connections allow, `path` and `latency` at a rate."""
+    """What to send: `constant` and `accept` as fast as the connections allow, all else (`doors` too) at a rate."""
 
     mode: str
     port: int
@@ -35,6 +35,7 @@ class Plan:
     connections: int = 32
     rate: float = 0  # messages per second, two webhooks each
     tokens: list[str] = field(default_factory=list)  # API keys for the sockets, one per line
+    doors: list[list[str]] = field(default_factory=list)  # of `doors`: [API key, path], in turn
 
     @property
     def messages(self) -> int:
@@ -53,6 +54,7 @@ class Result:
     p99: float
     delivered: int = 0
     warm_up: int = 0  # requests before the clock was started, not in `sent`
+    p95: float = 0
 
 
 class Connection(asyncio.Protocol):
@@ -131,6 +133,7 @@ class Load:
         self.times.sort()
         return Result(
             sent, seconds, dict(self.statuses), self._quantile(0.5), self._quantile(0.99), len(self.seen), warm_up,
+            self._quantile(0.95),
         )  # fmt: skip
 
     def _requests(self) -> Iterator[tuple[int, bytes]]:
@@ -141,6 +144,11 @@ class Load:
             most = 500 if plan.mode == "constant" else int(plan.seconds * 6000)
             for message in messages(plan.run, plan.lines, most):
                 yield message.number, request(writer.twins(message)[0], plan.port)
+            return
+        if plan.mode == "doors":
+            for number in range(plan.messages):
+                key, path = plan.doors[number % len(plan.doors)]
+                yield number, order(plan.run, number, path, key, plan.port)
             return
         writer = Writer()
         for message in messages(plan.run, plan.lines, plan.messages):
@@ -175,7 +183,7 @@ class Load:
             free.put_nowait(connection)
         tasks = []
         for index, (number, data) in enumerate(requests):
-            due = began + index / (2 * self.plan.rate)
+            due = began + index / (self.plan.rate * (1 if self.plan.mode == "doors" else 2))
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             self.posted.setdefault(number, due)

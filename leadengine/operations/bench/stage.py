@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 
+from leadengine.celery import SENDING
 from leadengine.embedded import engines
 from leadengine.embedded.environment import ROOT, State, open_data_dir
 from leadengine.embedded.postgres import EmbeddedPostgres
@@ -52,6 +53,7 @@ class Stage:
         self.supervisor = Supervisor(Terminal(self._silence), self.data_dir / "processes.json")
         self.lines: list[str] = [f"bench-{number}" for number in range(TENANTS)]
         self.tokens: list[str] = []
+        self.settings: dict[str, str] = {}  # that the processes find beside ours
 
     async def start(self) -> None:
         """Start the servers, migrate, make the tenants, and copy all of it for the floors."""
@@ -105,6 +107,7 @@ class Stage:
             "WHATSAPP_WEBHOOK_HMAC_SECRET": SECRET,
             "WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE": "true",
             **({"PROMETHEUS_MULTIPROC_DIR": str(self.data_dir / "metrics")} if process != "command" else {}),
+            **self.settings,
         }
 
     async def manage(self, *words: str, given: str = "") -> str:
@@ -149,6 +152,23 @@ class Stage:
         """A worker with one process."""
         async with self._process("worker", str(ROOT / "manage.py"), "worker", "--name", "bench"):
             yield
+
+    @asynccontextmanager
+    async def sender(self) -> AsyncIterator[None]:
+        """The worker that sends."""
+        words = ("worker", "--name", "bench-sender", "--queues", SENDING)
+        async with self._process("sender", str(ROOT / "manage.py"), *words):
+            yield
+
+    @asynccontextmanager
+    async def simulator(self) -> AsyncIterator[str]:
+        """A broker that answers at once and tells nobody; gives its address, once it listens."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = ("simulate_broker", "--port", str(port), "--profile", "demo")
+        async with self._process("simulator", str(ROOT / "manage.py"), *words):
+            yield f"http://127.0.0.1:{port}"
 
     @asynccontextmanager
     async def beat(self) -> AsyncIterator[None]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -14,27 +17,44 @@ import requests
 
 from leadengine.operations.chaos.product import RunningProduct
 
-# What the simulator is told (docs/reference/simulator.md); the two without words are begun and ended in their own way.
-FAULTS: dict[str, dict[str, Any]] = {
-    "slow sends": {},  # with the delay of the run
-    "send time-outs": {"sendTimeout": True, "sendTimeoutMs": 200},
-    "500 after delivery": {"failAfterSend": True},
-    "500, nothing sent": {"sendError": "Connection Closed"},
-    "dropped answers": {"dropResponse": True},
-    "429 rate": {"rate": {"max": 1, "windowMs": 1000}},
-    "429 risk": {},
-    "offline": {"offline": True},
-    "not on WhatsApp": {"exists": False},
-    "webhooks twice and shuffled": {"webhook": {"duplicate": 3, "shuffle": 8}},
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the simulator is told (docs/reference/simulator.md), and what tells that it was felt: the code of an
+    attempt, or what a message waits for. Without either nothing tells it."""
+
+    behaviour: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
+    reason: str = ""
+
+
+SLOW, RISK, OFFLINE = "slow sends", "429 risk", "offline"  # begun or ended in a way of their own
+FAULTS = {
+    SLOW: Fault(),
+    "send time-outs": Fault({"sendTimeout": True, "sendTimeoutMs": 200}, code="BROKER_TIMEOUT"),
+    "500 after delivery": Fault({"failAfterSend": True}, code="BROKER_ERROR"),
+    "500, nothing sent": Fault({"sendError": "Connection Closed"}, code="BROKER_ERROR"),
+    "dropped answers": Fault({"dropResponse": True}, code="BROKER_ERROR"),
+    "429 rate": Fault({"rate": {"max": 1, "windowMs": 1000}}, reason="PACING"),
+    RISK: Fault(reason="RISK_PAUSED"),
+    OFFLINE: Fault({"offline": True}, reason="SESSION_OFFLINE"),
+    "not on WhatsApp": Fault({"exists": False}, code="INVALID_TO"),
+    "webhooks twice and shuffled": Fault({"webhook": {"duplicate": 3, "shuffle": 8}}),
 }
-_HELD = """
-SELECT count(*) FROM tickets_message m JOIN whatsapp_sessions s ON s.id = m.session_id
-WHERE s.connection_id = %s AND m.status = 'QUEUED' AND m.wait_reason = 'RISK_PAUSED'
+_LOOK = 0.15
+_FELT = """
+SELECT (SELECT count(*) FROM tickets_message WHERE session_id = s.id AND status = 'QUEUED' AND wait_reason = %s)
+    + (SELECT count(*) FROM tickets_outboundattempt a JOIN tickets_message m ON m.id = a.message_id
+       WHERE m.session_id = s.id AND a.claimed_at > %s AND a.code = %s)
+FROM whatsapp_sessions s WHERE s.connection_id = %s
 """
 
 
 class Weather(threading.Thread):
-    """The faults of one line, until `ended`; then it is calm, whatever it takes."""
+    """The faults of one line, until `ended`; then it is calm, whatever it takes.
+
+    A fault stays `least` seconds, and goes on until a message has felt it, `most` seconds in all.
+    """
 
     def __init__(
         self, product: RunningProduct, key: str, line: str, *, seed: int, seconds: tuple[float, float], slow_ms: int,
@@ -43,9 +63,10 @@ class Weather(threading.Thread):
         super().__init__(name=f"weather-{line}", daemon=True)
         self.product, self.line = product, line
         self.seen: Counter[str] = Counter()
-        self.held = 0  # messages that waited for a release when it came
+        self.felt: Counter[str] = Counter()
         self.ended = threading.Event()
-        self._key, self._seconds, self._slow_ms, self._first, self._step = key, seconds, slow_ms, first, step
+        self._key, self._slow_ms, self._first, self._step = key, slow_ms, first, step
+        self._least, self._most = seconds
         self._random = random.Random(seed)  # noqa: S311 - chooses what goes wrong
 
     def run(self) -> None:
@@ -53,13 +74,14 @@ class Weather(threading.Thread):
         left = self._first
         while not self.ended.is_set():
             left = left or self._random.sample(sorted(FAULTS), len(FAULTS))
-            fault = left.pop()
-            self._step(fault)
-            self._try(lambda name=fault: self._begin(name))  # type: ignore[misc]
-            self.seen[fault] += 1
-            self.ended.wait(self._random.uniform(*self._seconds))
-            self._try(lambda name=fault: self._end(name))  # type: ignore[misc]
-            self.ended.wait(self._random.uniform(*self._seconds) / 4)
+            name = left.pop()
+            self._step(name)
+            began = datetime.now(UTC)
+            self._try(lambda fault=name: self._begin(fault))  # type: ignore[misc]
+            self.seen[name] += 1
+            self.felt[name] += self._stay(FAULTS[name], began)
+            self._try(lambda fault=name: self._end(fault))  # type: ignore[misc]
+            self.ended.wait(self._random.uniform(0, self._least))
 
     def calm(self) -> None:
         """Everything is well again: connected, released, on time. Raises: Failed."""
@@ -70,21 +92,31 @@ class Weather(threading.Thread):
         self.product.simulate(f"/_sim/{self.line}/open", {})
         return self._release()
 
-    def _begin(self, fault: str) -> None:
-        if fault == "429 risk":
+    def _begin(self, name: str) -> None:
+        if name == RISK:
             self.product.simulate(f"/instances/{self.line}/risk/pause", {})
         else:
-            self._behave({"sendDelayMs": self._slow_ms} if fault == "slow sends" else FAULTS[fault])
-        if fault == "offline":
+            self._behave({"sendDelayMs": self._slow_ms} if name == SLOW else FAULTS[name].behaviour)
+        if name == OFFLINE:
             self.product.simulate(f"/_sim/{self.line}/close", {"statusCode": 428})
 
-    def _end(self, fault: str) -> None:
+    def _end(self, name: str) -> None:
         self._behave({})
-        if fault == "offline":
+        if name == OFFLINE:
             self.product.simulate(f"/_sim/{self.line}/open", {})
-        if fault == "429 risk":
-            self.held += int(self.product.rows(_HELD, [self.line])[0][0])
+        if name == RISK:
             self._release()
+
+    def _stay(self, fault: Fault, began: datetime) -> bool:
+        """Wait as long as a fault stays; whether a message has felt it."""
+        self.ended.wait(self._least)
+        end = time.monotonic() + self._most - self._least
+        while (fault.code or fault.reason) and time.monotonic() < end and not self.ended.is_set():
+            with contextlib.suppress(psycopg.Error):
+                if self.product.rows(_FELT, [fault.reason, began, fault.code, self.line])[0][0]:
+                    return True
+            self.ended.wait(_LOOK)
+        return False
 
     def _behave(self, keys: dict[str, Any]) -> None:
         self.product.simulate(f"/_sim/{self.line}/behaviour", {})

@@ -20,7 +20,7 @@ import requests
 
 from leadengine.operations.chaos import settled
 from leadengine.operations.chaos.fates import Findings, judge_fates
-from leadengine.operations.chaos.misbehaving import FAULTS, Weather
+from leadengine.operations.chaos.misbehaving import FAULTS, OFFLINE, Weather
 from leadengine.operations.chaos.product import RunningProduct
 from leadengine.operations.chaos.writers import Conversation, Writer
 
@@ -48,14 +48,14 @@ class Size:
     writers: int = 6
     kills: int = 60
     slow_ms: int = 30_000
-    fault_seconds: tuple[float, float] = (2.0, 6.0)
+    fault_seconds: tuple[float, float] = (1.5, 6.0)
     pause: float = 0.02  # seconds between two messages of a writer
     hasten: bool = False
     patience: float = 240
 
 
 SHORT = Size(
-    messages=80, conversations=8, lines=2, writers=4, kills=6, slow_ms=1500, fault_seconds=(0.5, 1.0), pause=0.25,
+    messages=80, conversations=8, lines=2, writers=4, kills=6, slow_ms=1500, fault_seconds=(0.4, 2.5), pause=0.4,
     hasten=True, patience=60,
 )  # fmt: skip
 
@@ -69,7 +69,7 @@ class Outcome:
     accepted: int = 0
     replayed: int = 0
     unanswered: int = 0
-    held: int = 0
+    felt: Counter[str] = field(default_factory=Counter)
     codes: dict[str, int] = field(default_factory=dict)
     found: Findings = field(default_factory=Findings)
     sending_seconds: float = 0
@@ -87,7 +87,7 @@ class Outcome:
         return {
             "accepted": self.accepted, "replayed": self.replayed, "unanswered": self.unanswered,
             "kills": dict(self.kills), "faults": dict(self.faults), "arrived": self.found.arrived,
-            "late": self.found.late, "neverArrived": dict(self.found.ended), "heldByRisk": self.held,
+            "late": self.found.late, "neverArrived": dict(self.found.ended), "felt": dict(self.felt),
             "attempts": self.codes, "sendingSeconds": self.sending_seconds, "settledSeconds": self.settled_seconds,
             "differences": self.differences, "good": self.good,
         }  # fmt: skip
@@ -100,7 +100,7 @@ class Outcome:
             ("repeated calls", f"{self.replayed}, each answered with the same message"),
             ("calls without an answer", str(self.unanswered)),
             ("kills", _listed(self.kills)), ("faults of the broker", _listed(self.faults)),
-            ("attempts", _listed(self.codes)), ("held until released", str(self.held)),
+            ("of them felt", _listed(self.felt)), ("attempts", _listed(self.codes)),
             ("at the phones, once", str(self.found.arrived)),
             ("of them late", f"{self.found.late} (sent by the broker after it had reported them as failed)"),
             ("never arrived", _listed(self.found.ended)), ("all settled after", settled_after),
@@ -142,8 +142,7 @@ def chaos_send(
             thread.ended.set()
         for thread in threads:
             thread.join(60)
-    outcome.faults = _seen(weathers)
-    outcome.held = sum(weather.held for weather in weathers)
+    outcome.faults, outcome.felt = _seen(weathers), sum((weather.felt for weather in weathers), Counter())
     outcome.accepted = sum(writer.accepted for writer in writers)
     outcome.replayed = sum(writer.replayed for writer in writers)
     outcome.unanswered = sum(writer.unanswered for writer in writers)
@@ -212,9 +211,10 @@ def _writers(
 def _weathers(
     product: RunningProduct, key: str, lines: list[str], size: Size, seed: int, step: Callable[[str], None]
 ) -> list[Weather]:
-    """Together the lines begin with every fault once."""
+    """Together the lines begin with every fault once, offline last: who waits for a connection feels nothing else."""
     chance = random.Random(seed + 1)  # noqa: S311 - chooses what goes wrong
-    faults = chance.sample(sorted(FAULTS), len(FAULTS))
+    others = sorted(FAULTS.keys() - {OFFLINE})
+    faults = [OFFLINE, *chance.sample(others, len(others))]
     return [
         Weather(
             product, key, line, seed=seed + number, seconds=size.fault_seconds, slow_ms=size.slow_ms,
