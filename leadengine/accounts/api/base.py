@@ -160,6 +160,10 @@ class ScopedAPIView(APIView):
             raw = self.request._request.body
         except RequestDataTooBig as error:
             raise BodyTooLarge(maxBytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE) from error
+        return self.read_json(model, raw)
+
+    def read_json(self, model: type[Model], raw: bytes) -> Model:
+        """The text of a body as `model`. Raises: ValidationFailed (every bad field), 415."""
         if raw and self.request.content_type.partition(";")[0].strip().lower() != "application/json":
             raise exceptions.UnsupportedMediaType(self.request.content_type)
         try:

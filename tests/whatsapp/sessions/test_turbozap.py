@@ -16,10 +16,11 @@ from PIL import Image
 from leadengine.accounts.scopes import service_scope
 from tests.api import by_cookie, by_key, send
 from tests.conftest import World
-from tests.outbound import Broker, answering_never, until
+from tests.outbound import Broker, answering_never, at_once, until
 from tests.whatsapp.sessions.conftest import asker, fresh, make, sync
+from tests.whatsapp.sessions.steps import set_columns
 from tickets.models import Message
-from whatsapp.models import WhatsAppSession
+from whatsapp.models import Upload, WhatsAppSession
 from whatsapp.services.persistence import saving
 from whatsapp.services.sessions.wishes import edit_session
 
@@ -214,14 +215,78 @@ def test_messages_leave_through_the_outbox(house: World, broker: Broker) -> None
         ({"to": "11988887777", "text": "Oi", "quote_id": "WA2"}, (400, "VALIDATION_ERROR")),
     ):
         assert bad(call(client, text, body)) == refusal
-    told = media | {"base64": "aGk=", "media_url": None}
-    assert bad(call(client, "POST /message/vendas/media", told)) == (501, "NOT_SUPPORTED")
     same = {"to": "11988887777", "text": "Uma vez"}
     both = [
         client.post("/message/vendas/text", same, "application/json", headers={"Idempotency-Key": "k1"}).json()["data"]
         for _ in range(2)
     ]
     assert both[0]["id"] == both[1]["id"]
+
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def test_a_file_in_the_body_becomes_an_upload_and_leaves_through_the_outbox(
+    house: World, broker: Broker, settings: Any
+) -> None:
+    client, route = by_key(house.admin), "POST /message/vendas/media"
+    session = make(house.admin, "vendas", connection_id="vendas")
+    body = {
+        "to": "11988887777", "base64": base64.b64encode(PNG).decode(), "mime_type": "image/png", "caption": "Veja",
+        "file_name": "../foto.png",
+    }  # fmt: skip
+    assert bad(call(client, route, body)) == (409, "INSTANCE_DISCONNECTED")
+    opened(broker, session)
+    data = good(call(client, route, body), 201)
+    with service_scope("test"):
+        message = Message.objects.select_related("media").get(pk=data["id"])
+        upload = Upload.objects.get(pk=message.media.upload_id)
+    assert (message.type, message.caption, message.status) == ("IMAGE", "Veja", "QUEUED")
+    assert (upload.state, upload.media_type, upload.mime_type, upload.size) == (
+        "ATTACHED",
+        "image",
+        "image/png",
+        len(PNG),
+    )
+    assert (upload.file_name, upload.actor_id) == ("foto.png", house.admin.pk)
+    data_url = body | {"base64": f"data:image/png;base64,{body['base64']}", "mime_type": "application/octet-stream"}
+    with service_scope("test"):
+        document = Message.objects.get(pk=good(call(client, "POST /api/message/vendas/media", data_url), 201)["id"])
+    assert document.type == "DOCUMENT"
+    for wrong, refusal in (
+        ({"base64": "a*b="}, (400, "VALIDATION_ERROR")),
+        ({"base64": ""}, (400, "FILE_EMPTY")),
+        ({"base64": None}, (400, "VALIDATION_ERROR")),
+        ({"media_url": "https://files.example.test/a.jpg"}, (400, "VALIDATION_ERROR")),
+        ({"mime_type": "video/mp4"}, (415, "MEDIA_TYPE_MISMATCH")),
+        ({"to": "x"}, (400, "INVALID_TO")),
+    ):
+        assert bad(call(client, route, body | wrong)) == refusal, wrong
+    settings.UPLOAD_MAX_BYTES = dict.fromkeys(settings.UPLOAD_MAX_BYTES, len(PNG) - 1)
+    assert bad(call(client, route, body)) == (413, "FILE_TOO_LARGE")
+
+
+def test_the_same_file_with_the_same_key_is_one_message(house: World, broker: Broker) -> None:
+    client = by_key(house.admin)
+    session = opened(broker, make(house.admin, "vendas", connection_id="vendas"))
+    body = {"to": "11988887777", "base64": base64.b64encode(PNG).decode(), "mime_type": "image/png"}
+
+    def put(body: dict[str, str]) -> tuple[int, Any]:
+        answer = client.post("/message/vendas/media", body, "application/json", headers={"Idempotency-Key": "k1"})
+        return answer.status_code, answer.json()
+
+    first, second, third = at_once(*[lambda: put(body)] * 3)
+    assert good(first, 201)["id"] == good(second, 201)["id"] == good(third, 201)["id"]
+    set_columns(session.pk, status="disconnected")
+    assert good(put(body), 201)["id"] == first[1]["data"]["id"]
+    with service_scope("test"):
+        assert Message.objects.filter(type="IMAGE").count() == 1
+        kept = Upload.objects.count()
+    assert bad(put(body | {"caption": "Outra"})) == (422, "IDEMPOTENCY_KEY_REUSED")
+    with service_scope("test"):
+        assert Upload.objects.count() == kept
 
 
 def test_what_turbozap_can_and_we_cannot(house: World, broker: Broker) -> None:
