@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 from django.utils import timezone
-from pydantic import AwareDatetime, ConfigDict
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict
 from pydantic.alias_generators import to_camel
 from rest_framework import exceptions, status
 from rest_framework.request import Request
@@ -27,6 +27,7 @@ from tickets.services.outbox import (
     cancel_message,
     choose_key,
     dismiss_message,
+    find_own,
     find_ticket,
     queue_message,
     reschedule_message,
@@ -37,6 +38,18 @@ from tickets.transports import Line, get_transport
 
 CHANNEL = "WHATSAPP"
 Door = TypeVar("Door", bound="SendBody")
+Form = TypeVar("Form", bound=Body)
+
+
+def _read_moment(value: Any) -> Any:
+    """A date of ISO 8601. Numbers are none: pydantic would take them for seconds since 1970."""
+    try:
+        return datetime.fromisoformat(value) if value is not None else None
+    except (TypeError, ValueError) as error:
+        raise ValueError("Deve ser uma data ISO 8601.") from error
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
 
 
 class SendBody(Body):
@@ -52,7 +65,7 @@ class SendBody(Body):
     force: bool = False
     reopen: bool = False
     when_unavailable: Literal["fail", "queue"] = "fail"
-    scheduled_at: AwareDatetime | None = None
+    scheduled_at: Moment | None = None
     cancel_if_customer_replies: bool = True
 
     def content(self) -> dict[str, Any]:
@@ -70,7 +83,7 @@ class ResendBody(Body):
 
 
 class ScheduleBody(Body):
-    scheduled_at: AwareDatetime
+    scheduled_at: Moment
 
 
 class NoBody(Body):
@@ -203,7 +216,21 @@ class MessageListView(TicketAPIView):
         return self.answer_page(_dressed(rows), query, _json, descending=True)
 
 
-class MessageView(TicketAPIView):
+class ActionView(TicketAPIView):
+    """What people do with a message."""
+
+    permissions: ClassVar = {"POST": "messages:send"}
+
+    def read_form(self, model: type[Form], message_id: UUID) -> Form:
+        """The body. Raises: ValidationFailed; NotFound before that for a message that the caller does not see."""
+        try:
+            return self.read_body(model)
+        except ValidationFailed:
+            find_own(self.user, message_id)
+            raise
+
+
+class MessageView(ActionView):
     permissions: ClassVar = {"GET": "tickets:read", "PATCH": "messages:send"}
 
     @describe(OutboxMessageShape, query=DetailQuery)
@@ -225,31 +252,27 @@ class MessageView(TicketAPIView):
     @describe(OutboxMessageShape, body=ScheduleBody)
     def patch(self, request: Request, message_id: UUID) -> Response:
         """Give a scheduled message another time."""
-        body = self.read_body(ScheduleBody)
+        body = self.read_form(ScheduleBody, message_id)
         message = reschedule_message(
             actor=self.user, message_id=message_id, scheduled_at=body.scheduled_at, now=timezone.now()
         )
         return answer(_json(message))
 
 
-class CancelView(TicketAPIView):
-    permissions: ClassVar = {"POST": "messages:send"}
-
+class CancelView(ActionView):
     @describe(OutboxMessageShape, body=NoBody)
     def post(self, request: Request, message_id: UUID) -> Response:
         """Withdraw a message that waits."""
-        self.read_body(NoBody)
+        self.read_form(NoBody, message_id)
         return answer(_json(cancel_message(actor=self.user, message_id=message_id, now=timezone.now())))
 
 
-class ResendView(TicketAPIView):
-    permissions: ClassVar = {"POST": "messages:send"}
-
+class ResendView(ActionView):
     @describe(AcceptedShape, body=ResendBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, message_id: UUID) -> Response:
         """Send a failed message again, or, confirmed, one that may have arrived."""
         get_transport(CHANNEL).require_configured()
-        body = self.read_body(ResendBody)
+        body = self.read_form(ResendBody, message_id)
         return accepted(
             resend_message(
                 actor=self.user, message_id=message_id, confirm_duplicate=body.confirm_duplicate, now=timezone.now()
@@ -257,13 +280,11 @@ class ResendView(TicketAPIView):
         )
 
 
-class DismissView(TicketAPIView):
-    permissions: ClassVar = {"POST": "messages:send"}
-
+class DismissView(ActionView):
     @describe(OutboxMessageShape, body=NoBody)
     def post(self, request: Request, message_id: UUID) -> Response:
         """Hide the alert of a failed or unconfirmed message."""
-        self.read_body(NoBody)
+        self.read_form(NoBody, message_id)
         return answer(_json(dismiss_message(actor=self.user, message_id=message_id, now=timezone.now())))
 
 

@@ -8,7 +8,13 @@ from tickets.services.outbox.accepting import (
     queue_message,
     queue_to_contact,
 )
-from tickets.services.outbox.actions import cancel_message, dismiss_message, reschedule_message, resend_message
+from tickets.services.outbox.actions import (
+    cancel_message,
+    dismiss_message,
+    find_own,
+    reschedule_message,
+    resend_message,
+)
 from tickets.services.outbox.checking import Wish
 from tickets.services.outbox.circuit import close_circuit
 from tickets.services.outbox.holding import free_held
@@ -25,6 +31,7 @@ __all__ = [
     "choose_key",
     "close_circuit",
     "dismiss_message",
+    "find_own",
     "find_ticket",
     "free_held",
     "line_of_session",
