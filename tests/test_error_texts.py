@@ -78,8 +78,9 @@ def sentences() -> Iterator[tuple[str, str]]:
 def test_every_refusal_has_its_english() -> None:
     found = list(sentences())
     assert len(found) > 150
-    missing = {f"{where}: {said}" for where, said in found if find_english(said) is None and said != "7"}
-    assert missing == set(), f"Add the English to {CATALOGUE.relative_to(ROOT)}, then compile it."
+    missing = sorted({f"{where}: {said}" for where, said in found if find_english(said) is None and said != "7"})
+    told = "\n".join(missing)
+    assert not missing, f"Add the English to {CATALOGUE.relative_to(ROOT)} and compile it (msgfmt):\n{told}"
 
 
 def test_what_runs_is_what_is_written() -> None:
