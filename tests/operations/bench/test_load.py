@@ -82,3 +82,11 @@ def test_a_server_that_hangs_up_is_counted() -> None:
         process.stdout.close()
         eventually(lambda: process.poll() is not None)
     assert result.statuses == {"0": 4}
+
+
+def test_doors_at_a_rate(port: int) -> None:
+    doors = [["key-1", "/api/tickets/1/messages"], ["key-2", "/api/tickets/2/messages"]]
+    result = run(Plan("doors", port, [], 1, 1, connections=4, rate=50, doors=doors))
+    assert result.statuses == {"204": 50}
+    assert 0.9 < result.seconds < 2
+    assert 0 < result.p50 <= result.p95 <= result.p99
