@@ -43,6 +43,9 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('tenant', 'code'), name='close_reason_code_unique'),
+                ],
                 'verbose_name': 'close reason',
                 'verbose_name_plural': 'close reasons',
                 'ordering': ['order_index', 'label'],
@@ -97,6 +100,21 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'indexes': [
+                    models.Index(fields=['contact', '-sent_at', '-position'], name='message_history'),
+                    models.Index(condition=models.Q(('status', 'QUEUED')), fields=['session_id', 'id'], name='message_due'),
+                    models.Index(condition=models.Q(('status', 'SENDING')), fields=['session_id', 'lease_until'], name='message_in_flight'),
+                    models.Index(condition=models.Q(('not_before__isnull', False), ('status', 'QUEUED')), fields=['session_id', 'not_before'], name='message_waiting'),
+                    models.Index(condition=models.Q(('status__in', ['FAILED', 'UNCONFIRMED'])), fields=['tenant', 'id'], name='message_dead_letters'),
+                    models.Index(condition=models.Q(('status__in', ['SCHEDULED', 'UNCONFIRMED']), models.Q(('external_id__isnull', True), ('status', 'SENT')), _connector='OR'), fields=['session_id', 'status', 'sent_at'], name='message_unsettled'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('session_id', 'external_id'), name='message_identity_unique'),
+                    models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('tenant', 'idempotency_key'), name='message_idempotency_unique'),
+                    models.CheckConstraint(condition=models.Q(('position__gte', 1)), name='message_position_from_one'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('direction', 'INBOUND'), ('status', 'RECEIVED')), models.Q(('direction', 'OUTBOUND'), ('status__in', ['SCHEDULED', 'QUEUED', 'SENDING', 'UNCONFIRMED', 'SENT', 'DELIVERED', 'READ', 'FAILED', 'CANCELED'])), _connector='OR'), name='message_status_of_direction'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('status', 'SENDING'), _negated=True), models.Q(('claim_token__isnull', False), ('lease_until__isnull', False)), _connector='OR'), name='message_sending_has_a_claim'),
+                ],
                 'verbose_name': 'message',
                 'verbose_name_plural': 'messages',
             },
@@ -129,6 +147,9 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'indexes': [
+                    models.Index(condition=models.Q(('state__in', ['pending', 'downloading'])), fields=['next_attempt_at'], name='media_due'),
+                ],
                 'verbose_name': 'media file',
                 'verbose_name_plural': 'media files',
             },
@@ -145,6 +166,11 @@ class Migration(migrations.Migration):
                 ('message', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='reactions', to='tickets.message')),
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('message', 'actor'), name='reaction_one_per_actor'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='MessageRevision',
@@ -180,6 +206,9 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('message', 'claim_token'), name='attempt_claim_unique'),
+                ],
                 'verbose_name': 'attempt to send',
                 'verbose_name_plural': 'attempts to send',
             },
@@ -202,6 +231,10 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('tenant', 'name'), name='queue_name_unique'),
+                    models.UniqueConstraint(condition=models.Q(('is_default', True)), fields=('tenant',), name='queue_one_default'),
+                ],
                 'verbose_name': 'queue',
                 'verbose_name_plural': 'queues',
                 'ordering': ['order_index', 'name'],
@@ -219,6 +252,9 @@ class Migration(migrations.Migration):
                 ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='queue_memberships', to=settings.AUTH_USER_MODEL)),
             ],
             options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('user', 'queue'), name='queue_membership_unique'),
+                ],
                 'verbose_name': 'queue membership',
                 'verbose_name_plural': 'queue memberships',
             },
@@ -269,6 +305,26 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'indexes': [
+                    models.Index(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=['tenant', 'waiting_key', 'id'], name='ticket_live_waiting'),
+                    models.Index(condition=models.Q(('assignee__isnull', False), ('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=['assignee', 'waiting_key', 'id'], name='ticket_mine_waiting'),
+                    models.Index(condition=models.Q(('status', 'OPEN')), fields=['queue', 'waiting_key', 'id'], name='ticket_queue_waiting'),
+                    models.Index(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=['tenant', 'active_at', 'id'], name='ticket_live_recent'),
+                    models.Index(condition=models.Q(('status__in', ['RESOLVED', 'CLOSED'])), fields=['tenant', 'active_at', 'id'], name='ticket_ended_recent'),
+                    models.Index(condition=models.Q(('assignee__isnull', False), ('status__in', ['RESOLVED', 'CLOSED'])), fields=['assignee', 'active_at', 'id'], name='ticket_mine_ended'),
+                    models.Index(fields=['contact', 'session_id', '-number'], name='ticket_by_contact'),
+                    models.Index(fields=['tenant', '-updated_at'], name='ticket_changed'),
+                    models.Index(condition=models.Q(('pending_reason', 'SNOOZED')), fields=['snoozed_until'], name='ticket_snoozed'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('tenant', 'number'), name='ticket_number_unique'),
+                    models.UniqueConstraint(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=('contact', 'session_id'), name='ticket_one_open'),
+                    models.CheckConstraint(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED', 'RESOLVED', 'CLOSED'])), name='ticket_status_known'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('status', 'OPEN'), _negated=True), ('assignee__isnull', True), _connector='OR'), name='ticket_open_has_no_assignee'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('status', 'ASSIGNED'), _negated=True), ('assignee__isnull', False), _connector='OR'), name='ticket_assigned_has_assignee'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('pending_reason__isnull', True), models.Q(('status', 'PENDING'), _negated=True)), models.Q(('pending_reason', 'SNOOZED'), ('pending_reason__isnull', False), ('status', 'PENDING'), ('snoozed_until__isnull', False)), models.Q(('pending_reason', 'WAITING_CUSTOMER'), ('pending_reason__isnull', False), ('status', 'PENDING'), ('snoozed_until__isnull', True)), _connector='OR'), name='ticket_pending_has_reason'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('close_reason__isnull', False), ('closed_at__isnull', False), ('status__in', ['RESOLVED', 'CLOSED'])), models.Q(('close_reason__isnull', True), ('closed_at__isnull', True), ('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), _connector='OR'), name='ticket_end_has_reason'),
+                ],
                 'verbose_name': 'ticket',
                 'verbose_name_plural': 'tickets',
             },
@@ -285,6 +341,11 @@ class Migration(migrations.Migration):
                 ('user', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('ticket', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tickets.ticket')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('user', 'ticket'), name='read_marker_unique'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Note',
@@ -302,6 +363,9 @@ class Migration(migrations.Migration):
                 ('ticket', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='notes', to='tickets.ticket')),
             ],
             options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('ticket', 'seq'), name='note_seq_unique'),
+                ],
                 'verbose_name': 'note',
                 'verbose_name_plural': 'notes',
             },
@@ -325,6 +389,11 @@ class Migration(migrations.Migration):
                 ('user', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
                 ('ticket', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='tickets.ticket')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('user', 'ticket'), name='draft_unique'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='TicketEvent',
@@ -344,6 +413,9 @@ class Migration(migrations.Migration):
                 ('ticket', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='events', to='tickets.ticket')),
             ],
             options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('ticket', 'seq'), name='ticket_event_seq_unique'),
+                ],
                 'verbose_name': 'ticket event',
                 'verbose_name_plural': 'ticket events',
             },
@@ -358,75 +430,20 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
                 ('ticket', models.ForeignKey(db_constraint=False, on_delete=django.db.models.deletion.CASCADE, to='tickets.ticket')),
             ],
+            options={
+                'constraints': [
+                    models.UniqueConstraint(fields=('ticket', 'tag'), name='ticket_tag_unique'),
+                ],
+            },
         ),
         migrations.AddField(
             model_name='ticket',
             name='tags',
             field=models.ManyToManyField(blank=True, through='tickets.TicketTag', to='leads.tag'),
         ),
-        migrations.AddConstraint(
-            model_name='closereason',
-            constraint=models.UniqueConstraint(fields=('tenant', 'code'), name='close_reason_code_unique'),
-        ),
-        migrations.AddIndex(
-            model_name='messagemedia',
-            index=models.Index(condition=models.Q(('state__in', ['pending', 'downloading'])), fields=['next_attempt_at'], name='media_due'),
-        ),
-        migrations.AddConstraint(
-            model_name='messagereaction',
-            constraint=models.UniqueConstraint(fields=('message', 'actor'), name='reaction_one_per_actor'),
-        ),
-        migrations.AddConstraint(
-            model_name='outboundattempt',
-            constraint=models.UniqueConstraint(fields=('message', 'claim_token'), name='attempt_claim_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='queue',
-            constraint=models.UniqueConstraint(fields=('tenant', 'name'), name='queue_name_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='queue',
-            constraint=models.UniqueConstraint(condition=models.Q(('is_default', True)), fields=('tenant',), name='queue_one_default'),
-        ),
-        migrations.AddConstraint(
-            model_name='queuemembership',
-            constraint=models.UniqueConstraint(fields=('user', 'queue'), name='queue_membership_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='readmarker',
-            constraint=models.UniqueConstraint(fields=('user', 'ticket'), name='read_marker_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='note',
-            constraint=models.UniqueConstraint(fields=('ticket', 'seq'), name='note_seq_unique'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(fields=['contact', '-sent_at', '-position'], name='message_history'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('status', 'QUEUED')), fields=['session_id', 'id'], name='message_due'),
-        ),
         migrations.AddIndex(
             model_name='message',
             index=models.Index(condition=models.Q(('status__in', ['QUEUED', 'SENDING'])), fields=['ticket', 'position'], name='message_live'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('status', 'SENDING')), fields=['session_id', 'lease_until'], name='message_in_flight'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('not_before__isnull', False), ('status', 'QUEUED')), fields=['session_id', 'not_before'], name='message_waiting'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('status__in', ['FAILED', 'UNCONFIRMED'])), fields=['tenant', 'id'], name='message_dead_letters'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('status__in', ['SCHEDULED', 'UNCONFIRMED']), models.Q(('external_id__isnull', True), ('status', 'SENT')), _connector='OR'), fields=['session_id', 'status', 'sent_at'], name='message_unsettled'),
         ),
         migrations.AddIndex(
             model_name='message',
@@ -435,101 +452,5 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='message',
             constraint=models.UniqueConstraint(fields=('ticket', 'position'), name='message_position_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='message',
-            constraint=models.UniqueConstraint(fields=('session_id', 'external_id'), name='message_identity_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='message',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key__isnull', False)), fields=('tenant', 'idempotency_key'), name='message_idempotency_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(('position__gte', 1)), name='message_position_from_one'),
-        ),
-        migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('direction', 'INBOUND'), ('status', 'RECEIVED')), models.Q(('direction', 'OUTBOUND'), ('status__in', ['SCHEDULED', 'QUEUED', 'SENDING', 'UNCONFIRMED', 'SENT', 'DELIVERED', 'READ', 'FAILED', 'CANCELED'])), _connector='OR'), name='message_status_of_direction'),
-        ),
-        migrations.AddConstraint(
-            model_name='message',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'SENDING'), _negated=True), models.Q(('claim_token__isnull', False), ('lease_until__isnull', False)), _connector='OR'), name='message_sending_has_a_claim'),
-        ),
-        migrations.AddConstraint(
-            model_name='draft',
-            constraint=models.UniqueConstraint(fields=('user', 'ticket'), name='draft_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticketevent',
-            constraint=models.UniqueConstraint(fields=('ticket', 'seq'), name='ticket_event_seq_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='tickettag',
-            constraint=models.UniqueConstraint(fields=('ticket', 'tag'), name='ticket_tag_unique'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=['tenant', 'waiting_key', 'id'], name='ticket_live_waiting'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('assignee__isnull', False), ('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=['assignee', 'waiting_key', 'id'], name='ticket_mine_waiting'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('status', 'OPEN')), fields=['queue', 'waiting_key', 'id'], name='ticket_queue_waiting'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=['tenant', 'active_at', 'id'], name='ticket_live_recent'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('status__in', ['RESOLVED', 'CLOSED'])), fields=['tenant', 'active_at', 'id'], name='ticket_ended_recent'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('assignee__isnull', False), ('status__in', ['RESOLVED', 'CLOSED'])), fields=['assignee', 'active_at', 'id'], name='ticket_mine_ended'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(fields=['contact', 'session_id', '-number'], name='ticket_by_contact'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(fields=['tenant', '-updated_at'], name='ticket_changed'),
-        ),
-        migrations.AddIndex(
-            model_name='ticket',
-            index=models.Index(condition=models.Q(('pending_reason', 'SNOOZED')), fields=['snoozed_until'], name='ticket_snoozed'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.UniqueConstraint(fields=('tenant', 'number'), name='ticket_number_unique'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.UniqueConstraint(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), fields=('contact', 'session_id'), name='ticket_one_open'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['OPEN', 'PENDING', 'ASSIGNED', 'RESOLVED', 'CLOSED'])), name='ticket_status_known'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'OPEN'), _negated=True), ('assignee__isnull', True), _connector='OR'), name='ticket_open_has_no_assignee'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('status', 'ASSIGNED'), _negated=True), ('assignee__isnull', False), _connector='OR'), name='ticket_assigned_has_assignee'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('pending_reason__isnull', True), models.Q(('status', 'PENDING'), _negated=True)), models.Q(('pending_reason', 'SNOOZED'), ('pending_reason__isnull', False), ('status', 'PENDING'), ('snoozed_until__isnull', False)), models.Q(('pending_reason', 'WAITING_CUSTOMER'), ('pending_reason__isnull', False), ('status', 'PENDING'), ('snoozed_until__isnull', True)), _connector='OR'), name='ticket_pending_has_reason'),
-        ),
-        migrations.AddConstraint(
-            model_name='ticket',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('close_reason__isnull', False), ('closed_at__isnull', False), ('status__in', ['RESOLVED', 'CLOSED'])), models.Q(('close_reason__isnull', True), ('closed_at__isnull', True), ('status__in', ['OPEN', 'PENDING', 'ASSIGNED'])), _connector='OR'), name='ticket_end_has_reason'),
         ),
     ]
