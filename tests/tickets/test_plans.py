@@ -32,6 +32,7 @@ from tickets.queries import (
     thread_page,
     ticket_detail,
 )
+from tickets.queries.sends import count_sends
 
 BIG = {
     "tickets_ticket", "tickets_message", "tickets_ticketevent", "tickets_note", "tickets_readmarker", "tickets_draft",
@@ -158,6 +159,27 @@ def test_no_hot_read_scans_a_table_and_deep_pages_begin_in_the_index(filled: Wor
                 _page_at(viewer, heavy, side, middle)
             walks = [node for _, plan in found for node in nodes(plan) if node.get("Index Name") == "message_history"]
             assert any("ROW(" in node["Index Cond"] for node in walks), side
+
+
+def test_sends_of_a_line_are_counted_in_their_index(committed_world: World) -> None:
+    """Without the customers' messages, what was typed on the phone, and whatever is older."""
+    line, now = committed_world.line, timezone.now()
+    rows = """INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, position, direction, status, source,
+            session_id, sent_at)
+        SELECT gen_random_uuid(), %s, gen_random_uuid(), gen_random_uuid(), n,
+            CASE n % 3 WHEN 0 THEN 'INBOUND' ELSE 'OUTBOUND' END, CASE n % 3 WHEN 0 THEN 'RECEIVED' ELSE 'SENT' END,
+            CASE n % 3 WHEN 0 THEN 'CUSTOMER' WHEN 1 THEN 'PHONE' ELSE 'AGENT' END, %s, %s - n * interval '1 min'
+        FROM generate_series(1, 9000) n"""
+    with psycopg.connect(SERVER._replace(path=f"/{NAME}").geturl(), autocommit=True) as admin:
+        admin.execute("SET session_replication_role = replica")  # what they hang on is not asked for
+        admin.execute(rows.replace(" % 3", " %% 3"), [committed_world.ipe.pk, line.pk, now])
+        admin.execute("ANALYZE tickets_message")
+    asked = {"tenant_id": committed_world.ipe.pk, "session_id": line.pk}
+    with user_scope(committed_world.agent), plans() as found:
+        counted = count_sends(**asked, since=now - timedelta(minutes=60, seconds=1), until=now)
+    assert counted == {"SENT": 20}
+    ((_, plan),) = found
+    assert [node["Index Name"] for node in nodes(plan) if "Index Name" in node] == ["message_sends_of_line"]
 
 
 def test_no_list_of_the_api_scans_a_table(filled: World) -> None:
