@@ -28,9 +28,13 @@ from leadengine.validation import refusal
 METADATA_BYTES = 8192
 
 
+# Letters, marks and signs that are drawn as nothing: fillers, joiners, variation selectors, the empty braille cell.
+_DRAWN_AS_NOTHING = {*"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0", *map(chr, range(0xFE00, 0xFE10))}
+
+
 def _telling(value: str) -> str:
     """Refuse what shows nothing: blanks, zero-width and control characters."""
-    if all(unicodedata.category(letter)[0] in "ZC" for letter in value):
+    if all(unicodedata.category(letter)[0] in "ZC" or letter in _DRAWN_AS_NOTHING for letter in value):
         raise ValueError("O texto está em branco.")
     return value
 

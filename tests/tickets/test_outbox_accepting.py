@@ -45,6 +45,9 @@ LOCATION = {"type": "location", "location": {"latitude": -23.5, "longitude": -46
         ({}, {"text"}),
         ({"text": ""}, {"text"}),
         ({"text": " \u200b\n\u2060"}, {"text"}),
+        ({"text": "\u3164\u2800\ufe0f\u034f"}, {"text"}),
+        ({"type": 5}, {"type"}),
+        ({"text": "a", "previewUrl": 1}, {"previewUrl"}),
         ({"text": "x" * 4097}, {"text"}),
         ({"text": "a\0b"}, {"text"}),
         ({"text": "a\ud800b"}, {"text"}),
@@ -56,6 +59,13 @@ LOCATION = {"type": "location", "location": {"latitude": -23.5, "longitude": -46
         ({"text": "a", "metadata": []}, {"metadata"}),
         ({"type": "sms", "text": "a"}, {"type"}),
         ({"type": "image"}, {"mediaUrl"}),
+        ({"type": "video", "caption": "x"}, {"mediaUrl"}),
+        ({"type": "audio", "voice": True}, {"mediaUrl"}),
+        ({"type": "document", "uploadId": "x"}, {"uploadId"}),
+        ({"type": "image", "uploadId": str(uuid4()), "mediaUrl": "http://a.com/x"}, {"mediaUrl"}),
+        ({"type": "image", "uploadId": str(uuid4()), "media": {"url": "http://a.com/x"}}, {"mediaUrl"}),
+        ({"type": "audio", "mediaUrl": "http://a.com/x", "voice": "yes"}, {"voice"}),
+        ({"type": "text", "text": "a", "mediaUrl": "http://a.com/x"}, {"mediaUrl"}),
         ({"type": "image", "mediaUrl": "http://a.com/x", "media": {"url": "http://a.com/x"}}, {"mediaUrl"}),
         ({"type": "image", "mediaUrl": "ftp://a.com/x"}, {"mediaUrl"}),
         ({"type": "image", "mediaUrl": "/x.png"}, {"mediaUrl"}),
@@ -69,16 +79,29 @@ LOCATION = {"type": "location", "location": {"latitude": -23.5, "longitude": -46
         ({"type": "document", "media": {"url": "http://a.co/x", "size": -1, "a": 1}}, {"media.size", "media.a"}),
         ({"type": "location"}, {"location"}),
         ({"type": "location", "location": {"latitude": 90.5, "longitude": 0}}, {"location.latitude"}),
+        ({"type": "location", "location": {"latitude": 0, "longitude": -180.1}}, {"location.longitude"}),
+        ({"type": "location", "location": {"latitude": "0", "longitude": 0}}, {"location.latitude"}),
+        ({"type": "location", "location": {"latitude": 0, "longitude": 0, "name": "x" * 257, "address": "x" * 257}},
+         {"location.name", "location.address"}),
         ({"type": "contact"}, {"contact"}),
+        ({"type": "contact", "contacts": []}, {"contacts"}),
+        ({"type": "contact", "contact": {"fullName": "A"}, "contacts": [{"fullName": "B"}]}, {"contact"}),
+        ({"type": "contact", "contact": {"phones": [{"type": "CELL"}]}}, {"contact.phones.0.phoneNumber"}),
         ({"type": "contact", "contact": {"organization": "Ipê"}}, {"contact"}),
         ({"type": "contact", "contacts": [{"fullName": "A"}] * 11}, {"contacts"}),
+        ({"type": "template"}, {"template"}),
         ({"type": "template", "template": {"name": "oi"}}, {"template.language"}),
+        ({"type": "poll"}, {"poll"}),
+        ({"type": "poll", "poll": {"question": "q", "options": ["a", "x" * 101]}}, {"poll.options.1"}),
+        ({"type": "poll", "poll": {"question": "q" * 256, "options": ["a", "b"]}}, {"poll.question"}),
+        ({"type": "poll", "poll": {"question": "q", "options": ["a", "b"], "allowMultipleAnswers": "no"}},
+         {"poll.allowMultipleAnswers"}),
         ({"type": "poll", "poll": {"question": "", "options": ["a"]}}, {"poll.question", "poll.options"}),
         ({"type": "poll", "poll": {"question": "q", "options": ["a", "a"]}}, {"poll"}),
         ({"type": "poll", "poll": {"question": "q", "options": [str(n) for n in range(13)]}}, {"poll.options"}),
     ],
 )  # fmt: skip
-def test_each_rule_of_the_payload_names_every_bad_field(payload: dict[str, Any], fields: set[str]) -> None:
+def test_outbound_02_each_rule_of_the_payload_names_every_bad_field(payload: dict[str, Any], fields: set[str]) -> None:
     with pytest.raises(ValidationFailed) as refused:
         parse_payload(payload)
     errors = refused.value.details["errors"]
@@ -88,7 +111,7 @@ def test_each_rule_of_the_payload_names_every_bad_field(payload: dict[str, Any],
 
 def test_what_the_payload_takes() -> None:
     assert parse_payload({"type": " TEXT ", "message": " oi "}).content == " oi "
-    assert parse_payload({"content": "x" * 4096}).kind == "TEXT"
+    assert parse_payload({"content": "👍" * 4096}).kind == "TEXT"  # code points, not bytes or UTF-16 units
     card = parse_payload({"type": "contact", "contact": {"phones": [{"phoneNumber": "+55 11 98888-7777"}]}})
     assert card.shown() == {
         "contacts": [{"displayName": "+55 11 98888-7777", "phones": ["+55 11 98888-7777"], "vcard": None}]
@@ -143,7 +166,7 @@ def test_the_system_sends_without_an_author(committed_world: World) -> None:
     assert (reload(queued.message).author, reload(queued.message).source) == (None, "AUTOMATION")
 
 
-def test_unconfigured_names_what_is_missing(committed_world: World, settings: Any) -> None:
+def test_outbound_05_unconfigured_names_what_is_missing(committed_world: World, settings: Any) -> None:
     ticket = conversation(committed_world)
     settings.WHATSAPP_BROKER_URL, settings.WHATSAPP_BROKER_API_KEY = "", []
     with pytest.raises(NotConfigured) as refused:
@@ -151,7 +174,9 @@ def test_unconfigured_names_what_is_missing(committed_world: World, settings: An
     assert refused.value.details == {"missing": ["WHATSAPP_BROKER_URL", "WHATSAPP_BROKER_API_KEY"]}
 
 
-def test_same_key_is_replayed_and_another_content_refused(committed_world: World, settings: Any) -> None:
+def test_outbound_03_and_04_same_key_is_replayed_and_another_content_refused(
+    committed_world: World, settings: Any
+) -> None:
     ticket = conversation(committed_world)
     first = accept(committed_world, ticket, "um", idempotency_key="k")
     _line(committed_world, "disconnected")
@@ -272,7 +297,7 @@ def test_reply_to_must_be_of_the_same_contact(committed_world: World) -> None:
         accept(committed_world, ticket, payload={"text": "a", "replyTo": str(foreign.pk)})
 
 
-def test_collision_shows_the_other_answer_and_force_sends(committed_world: World) -> None:
+def test_outbound_17_collision_shows_the_other_answer_and_force_sends(committed_world: World) -> None:
     ticket = conversation(committed_world)
     with tenant_scope(committed_world.ipe.pk):
         seen = Message.objects.get().pk

@@ -14,13 +14,16 @@ from leadengine.errors import NotFound
 from tests.conftest import World
 from tests.outbound import Broker, broker_running, conversation, queue, reload, send
 from tests.whatsapp.inbound import receive, text_event
+from tests.whatsapp.wire import closed_port
 from tickets.models import Message, MessageReaction, OutboundAttempt, QueueMembership, Ticket
 from tickets.services.lifecycle import NotAllowed
 from tickets.services.outbox import cancel_message, dismiss_message, resend_message, sweep_outbox
 from tickets.services.outbox.claiming import Claim, claim_due
-from tickets.services.outbox.refusals import AlreadySending, ResendNotAllowed, TicketClosed
+from tickets.services.outbox.refusals import AlreadySending, IdempotencyKeyReused, ResendNotAllowed, TicketClosed
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import OutcomeUnknown, Refused, Retryable, Sent, get_transport
+from whatsapp.models import WhatsAppSession
+from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -84,7 +87,7 @@ def test_cancel_before_the_claim_sends_nothing(committed_world: World, broker: B
     assert refused.value.details == {"status": "SENT"}
 
 
-def test_cancel_after_the_claim_is_refused(committed_world: World) -> None:
+def test_outbound_18_cancel_after_the_claim_is_refused(committed_world: World) -> None:
     message = queue(committed_world, conversation(committed_world))
     claim(committed_world)
     with pytest.raises(AlreadySending):
@@ -119,7 +122,7 @@ def test_failed_row_that_never_left_goes_again_itself(committed_world: World, br
     assert len(broker.sent()) == 1
 
 
-def test_resend_of_what_may_have_left_needs_a_word_and_makes_one_new_row(
+def test_outbound_20_resend_of_what_may_have_left_needs_a_word_and_makes_one_new_row(
     committed_world: World, broker: Broker
 ) -> None:
     ticket = conversation(committed_world)
@@ -138,7 +141,52 @@ def test_resend_of_what_may_have_left_needs_a_word_and_makes_one_new_row(
         act(committed_world, resend_message, first.message, confirm_duplicate=True)  # it is SENT
 
 
-def test_resend_of_failed_after_acceptance_needs_a_word_too(committed_world: World) -> None:
+def test_outbound_20_resend_after_a_refused_connection_reuses_the_row(committed_world: World, settings: Any) -> None:
+    settings.WHATSAPP_BROKER_URL, settings.OUTBOUND_MAX_ATTEMPTS = f"http://127.0.0.1:{closed_port()}", 1
+    message = queue(committed_world, conversation(committed_world))
+    send(committed_world)
+    row = reload(message)
+    assert (row.status, (row.error or {})["cause"], row.attempts) == ("FAILED", "BROKER_UNREACHABLE", 1)
+    again = act(committed_world, resend_message, message, confirm_duplicate=False)
+    assert (again.message.pk, reload(message).status, reload(message).attempts) == (message.pk, "QUEUED", 0)
+
+
+def test_a_resent_message_leaves_through_the_line_that_replaced_its_own(committed_world: World) -> None:
+    ticket = conversation(committed_world)
+    message, doubtful = queue(committed_world, ticket, "um"), queue(committed_world, ticket, "dois")
+    answer(claim(committed_world), Refused("INVALID_TO", "x"))
+    answer(claim(committed_world), OutcomeUnknown("BROKER_TIMEOUT", "x"))
+    with tenant_scope(committed_world.ipe.pk), saving():
+        newer = WhatsAppSession.objects.create(
+            tenant=committed_world.ipe, owner=committed_world.admin, session_name="Nova", connection_id="nova",
+            status="connected",
+        )  # fmt: skip
+        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(replaced_by=newer.pk, status="disconnected")
+    for one in (message, doubtful):
+        again = act(committed_world, resend_message, one, confirm_duplicate=True)
+        assert reload(again.message).session_id == newer.pk
+
+
+def test_resend_gives_what_was_asked_where_the_broker_had_altered_it(committed_world: World) -> None:
+    message = queue(committed_world, conversation(committed_world), "{oi|olá}")
+    answer(claim(committed_world), OutcomeUnknown("BROKER_TIMEOUT", "x"))
+    with tenant_scope(committed_world.ipe.pk):
+        asked = {"requestedText": "{oi|olá}", "settledBy": "echo", "client": {"a": 1}}
+        Message.objects.filter(pk=message.pk).update(content="olá", metadata=asked)
+    copy = reload(act(committed_world, resend_message, message, confirm_duplicate=True).message)
+    assert (copy.content, copy.metadata) == ("{oi|olá}", {"client": {"a": 1}})
+
+
+def test_a_callers_key_is_never_taken_for_a_resend(committed_world: World) -> None:
+    ticket = conversation(committed_world)
+    message = queue(committed_world, ticket)
+    answer(claim(committed_world), OutcomeUnknown("BROKER_TIMEOUT", "x"))
+    queue(committed_world, ticket, "outra", idempotency_key=f"resend:{message.pk}")
+    with pytest.raises(IdempotencyKeyReused):
+        act(committed_world, resend_message, message, confirm_duplicate=True)
+
+
+def test_outbound_20_resend_of_failed_after_acceptance_needs_a_word_too(committed_world: World) -> None:
     message = queue(committed_world, conversation(committed_world))
     answer(claim(committed_world), Sent("X1", 200, "{}"))
     receive(ack("X1", 0))

@@ -71,7 +71,7 @@ def test_ticket_door_answers_202_at_once_while_the_broker_hangs(committed_world:
     assert (row.source, row.author_id, row.external_reference) == ("AGENT", committed_world.agent.pk, "crm")
 
 
-def test_replay_says_so_and_shows_the_present_state(committed_world: World) -> None:
+def test_outbound_03_and_04_replay_says_so_and_shows_the_present_state(committed_world: World) -> None:
     ticket = conversation(committed_world)
     caller = Caller(committed_world.agent)
     path, body = f"tickets/{ticket.pk}/messages", {"payload": {"type": "TEXT", "text": "Olá"}}
@@ -202,7 +202,7 @@ def test_instance_door_with_a_key_leaves_the_ticket_to_the_queue(committed_world
         ("+1 415 555 1234", "UNSUPPORTED_RECIPIENT"), ("5511988887777@s.whatsapp.net", "INVALID_TO"),
     ],
 )  # fmt: skip
-def test_numbers(committed_world: World, to: str, expected: str) -> None:
+def test_outbound_15_numbers(committed_world: World, to: str, expected: str) -> None:
     answer = Caller(committed_world.agent).post(
         "integrations/whatsapp/instances/ipe-01/messages", {"to": to, "text": "x"}
     )
@@ -234,7 +234,7 @@ def test_instance_door_refuses_foreign_ones_and_a_tenant_without_queue(committed
         assert (Contact.objects.count(), Message.objects.count()) == (0, 0)
 
 
-def test_contact_door(committed_world: World) -> None:
+def test_outbound_16_contact_door(committed_world: World) -> None:
     ticket = conversation(committed_world)
     agent, path = Caller(committed_world.agent), f"contacts/{ticket.contact_id}/messages"
     status, body = agent.post(path, {"text": "x"})
@@ -291,7 +291,7 @@ def test_detail_and_list(committed_world: World, settings: Any) -> None:
     assert Caller(committed_world.outsider).get("messages")[1]["data"] == []
 
 
-def test_actions(committed_world: World) -> None:
+def test_outbound_18_and_20_actions(committed_world: World) -> None:
     ticket = conversation(committed_world)
     agent = Caller(committed_world.agent)
     first, second = queue(committed_world, ticket, "um"), queue(committed_world, ticket, "dois")

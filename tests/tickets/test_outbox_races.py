@@ -116,7 +116,7 @@ def test_a_slow_call_holds_no_connection(committed_world: World, settings: Any) 
         assert counted[-1] == before
 
 
-def test_two_doors_with_the_same_key_make_one_row(committed_world: World) -> None:
+def test_outbound_03_two_doors_with_the_same_key_make_one_row(committed_world: World) -> None:
     first, second = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
     for round_ in range(5):
         key = f"k{round_}"
@@ -137,7 +137,7 @@ def test_two_doors_with_the_same_key_make_one_row(committed_world: World) -> Non
             assert positions == list(range(1, ticket.last_position + 1))
 
 
-def test_two_agents_who_saw_the_same_message_collide_once(committed_world: World) -> None:
+def test_outbound_17_two_agents_who_saw_the_same_message_collide_once(committed_world: World) -> None:
     for round_ in range(5):
         ticket = conversation(committed_world, phone=f"+551197777000{round_}")
         with tenant_scope(committed_world.ipe.pk):
