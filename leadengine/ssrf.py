@@ -148,9 +148,14 @@ def post(url: str, gate: Gate, *, body: bytes, headers: Mapping[str, str], limit
     with _Watch(max(0.0, limits.total - (time.monotonic() - began))) as watch:
         try:
             with _call("POST", target, addresses, body=body, headers=headers, limits=limits, watch=watch) as response:
+                if watch.ended:  # the end of the connection looks like the end of the headers
+                    raise TimedOut("headers")
                 return Reply(response.status, _head(response, most_bytes))
         except Unreachable as error:
-            if watch.ended or isinstance(error.__cause__, TimeoutError):
+            timed_out = isinstance(error.__cause__, TimeoutError) and not isinstance(
+                error.__cause__, NewConnectionError
+            )
+            if watch.ended or timed_out:
                 raise TimedOut(str(error)) from error
             raise
 

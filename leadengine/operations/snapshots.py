@@ -24,6 +24,7 @@ from leadengine.accounts.models import Tenant
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import write_audit
 from leadengine.operations.models import ConfigSnapshot
+from leadengine.webhooks.models import Endpoint
 from tickets.models import Queue
 from tickets.transports import get_transport
 from whatsapp.models import WhatsAppSession
@@ -83,6 +84,13 @@ def describe_configuration() -> Data:
             "keys": conceal(settings.WHATSAPP_WEBHOOK_API_KEY),
             "signingSecrets": conceal(settings.WHATSAPP_WEBHOOK_HMAC_SECRET),
             "enforceSignature": settings.WHATSAPP_WEBHOOK_ENFORCE_SIGNATURE,
+        },
+        "webhookEndpoints": {
+            str(row.pk): {
+                "tenantId": str(row.tenant_id), "url": conceal(row.url), "host": urlsplit(row.url).hostname,
+                "events": row.events, "enabled": row.enabled, "secret": conceal(row.secret),
+            }
+            for row in Endpoint.objects.filter(deleted_at=None)
         },
         "tenants": {
             str(pk): {"slug": slug, "active": active, "settings": chosen}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 from django.utils import timezone
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -31,6 +32,17 @@ EventName = Literal[
     "messages.new", "message.updated", "ticket.message", "ticket.updated", "lead.updated", "whatsapp.session.updated",
     "whatsapp.queue.missing", "whatsapp.timeline.reconciled",
 ]  # fmt: skip
+
+
+def _read_moment(value: Any) -> Any:
+    """A date of ISO 8601; a number is none."""
+    try:
+        return datetime.fromisoformat(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError("Deve ser uma data ISO 8601.") from error
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
 Events = Annotated[list[EventName], Field(min_length=1, max_length=len(EVENTS))]
 Url = Annotated[str, Field(min_length=1, max_length=2000)]
 Description = Annotated[str, Field(max_length=200)]
@@ -57,8 +69,8 @@ class EndpointChanges(Body):
 class ReplayBody(Body):
     """A period, its end left out; without `events` those that the endpoint gets."""
 
-    since: AwareDatetime = Field(alias="from")
-    until: AwareDatetime = Field(alias="to")
+    since: Moment = Field(alias="from")
+    until: Moment = Field(alias="to")
     events: Events | None = None
 
 

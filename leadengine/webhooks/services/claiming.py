@@ -20,7 +20,7 @@ from leadengine.ids import uuid7
 from leadengine.sealing import unseal
 from leadengine.sql import insert_rows
 
-LEASE = timedelta(seconds=60)  # a call ends after 10
+LEASE = timedelta(seconds=30)  # a call ends after 10
 PER_ENDPOINT = 4  # in flight at once
 WORKER_LOST = "WORKER_LOST"
 _LOCK = 0x3EB40  # the advisory lock of claimers
