@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import psycopg
@@ -36,7 +35,8 @@ _LOOK = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is sent and hurt. `slow_ms` is how long a slow send takes; `fault_seconds` how long a fault stays.
+    """How much is sent and hurt. `slow_ms` is how long a slow send takes, `fault_seconds` how long a fault stays at
+    least and at most. The kills are spread over what has been sent, with `kill_seconds` between two at most.
 
     With `hasten` time is let pass in the database where a run would only wait: leases of killed senders end, pauses
     are over. `patience` is how long the rest may take to be settled once all is calm, in seconds.
@@ -44,19 +44,20 @@ class Size:
 
     messages: int = 5000
     conversations: int = 50
-    lines: int = 5
+    lines: int = 8
     writers: int = 6
-    kills: int = 60
+    kills: int = 50
+    kill_seconds: float = 3.5
     slow_ms: int = 30_000
-    fault_seconds: tuple[float, float] = (1.5, 6.0)
+    fault_seconds: tuple[float, float] = (1.0, 8.0)
     pause: float = 0.02  # seconds between two messages of a writer
     hasten: bool = False
     patience: float = 240
 
 
 SHORT = Size(
-    messages=80, conversations=8, lines=2, writers=4, kills=6, slow_ms=1500, fault_seconds=(0.4, 2.5), pause=0.4,
-    hasten=True, patience=60,
+    messages=80, conversations=8, lines=2, writers=4, kills=6, kill_seconds=2, slow_ms=1500, fault_seconds=(0.4, 2.5),
+    pause=0.4, hasten=True, patience=60,
 )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def chaos_send(
     for thread in threads:
         thread.start()
     try:
-        _hurt(product, size, writers, chance, outcome, step)
+        _hurt(product, slug, size, chance, outcome, step)
         for writer in writers:
             writer.join()  # it gives up by itself
         outcome.sending_seconds = round(time.monotonic() - began, 1)
@@ -135,7 +136,6 @@ def chaos_send(
         for weather in weathers:
             weather.join(60)
             weather.calm()
-        product.wait_for(product.is_ready, "all parts are well")
         _compare(product, slug, lines, conversations, size, outcome, step)
     finally:
         for thread in threads:
@@ -229,14 +229,13 @@ def _seen(weathers: Sequence[Weather]) -> Counter[str]:
 
 
 def _hurt(
-    product: RunningProduct, size: Size, writers: list[Writer], chance: random.Random, outcome: Outcome,
+    product: RunningProduct, slug: str, size: Size, chance: random.Random, outcome: Outcome,
     step: Callable[[str], None],
 ) -> None:  # fmt: skip
     """Spread the kills over the sending; each kind comes in every round of kinds, in an order of its own."""
     left: list[str] = []
     for number in range(1, size.kills + 1):
-        share = number * size.messages // (size.kills + 1)
-        product.wait_for(partial(_is_due, writers, share), f"{share} messages are accepted", size.patience)
+        _wait_for_turn(product, slug, number * size.messages // (size.kills + 1), size.kill_seconds)
         if not left:
             left = chance.sample(KINDS, len(KINDS))
         name = left.pop()
@@ -254,10 +253,14 @@ def _hurt(
         step(name)
 
 
-def _is_due(writers: list[Writer], share: int) -> bool:
-    if all(not writer.is_alive() for writer in writers):
-        return True
-    return sum(writer.accepted for writer in writers) >= share
+def _wait_for_turn(product: RunningProduct, slug: str, share: int, seconds: float) -> None:
+    """Until so many messages have been sent, or it takes too long: faults may hold back a line for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with contextlib.suppress(psycopg.Error):
+            if settled.count_ended(product, slug) >= share:
+                return
+        time.sleep(_LOOK)
 
 
 def _compare(

@@ -36,6 +36,10 @@ SELECT (SELECT count(*) FROM tickets_message WHERE tenant_id = (SELECT id FROM t
     (SELECT count(*) FROM whatsapp_webhookitem WHERE tenant_id = (SELECT id FROM tenant)
         AND (fate = 'pending' OR reason = 'awaiting_send' AND fate = 'parked'))
 """
+_ENDED = f"""
+SELECT count(*) FROM tickets_message
+WHERE tenant_id = {_TENANT} AND direction = 'OUTBOUND' AND status NOT IN ('QUEUED', 'SENDING')
+"""  # noqa: S608
 _LEASES = f"""
 UPDATE tickets_message SET lease_until = now() - interval '1 second'
 WHERE status = 'SENDING' AND claimed_at < %s AND tenant_id = {_TENANT} RETURNING id
@@ -57,6 +61,11 @@ def what_waits(product: RunningProduct, slug: str) -> str:
     counts = [*zip(names, product.rows(_WAITING, [slug])[0], strict=True)]
     counts.append(("webhooks on their way", product.simulate("/_sim/state")["webhooks"].get("pending", 0)))
     return ", ".join(f"{count} {name}" for name, count in counts if count)
+
+
+def count_ended(product: RunningProduct, slug: str) -> int:
+    """How many messages have been sent, whatever came of it."""
+    return int(product.rows(_ENDED, [slug])[0][0])
 
 
 def rows_of(product: RunningProduct, slug: str) -> list[Row]:
