@@ -40,6 +40,12 @@ def error_body(code: str, message: str, details: dict[str, Any] | None, request_
     }
 
 
+def sentence_of(error: DomainError) -> str:
+    """What a refusal says to people, in the language of the request."""
+    message: str = error_body(error.code, error.message, error.details, "")["error"]["message"]
+    return message
+
+
 def handle_exception(error: Exception, context: dict[str, Any]) -> Response | None:
     """Anticipated errors become the envelope; None lets anything else bubble to 500 and the log."""
     request_id = getattr(context["request"], "request_id", "")

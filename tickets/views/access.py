@@ -14,7 +14,7 @@ from django.views.decorators.cache import never_cache
 
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import user_scope
-from leadengine.envelope import error_body
+from leadengine.envelope import error_body, sentence_of
 from leadengine.errors import DomainError
 from tickets.policy import Viewer, load_viewer
 
@@ -84,7 +84,9 @@ def refuse(request: HttpRequest, error: DomainError) -> HttpResponse:
         response = JsonResponse(error_body(error.code, error.message, error.details, request_id), status=error.status)
     else:
         template = f"{error.status}.html" if error.status in {403, 404, 413, 429, 503} else "400.html"
-        response = render(request, template, {"message": error.message, "request_id": request_id}, status=error.status)
+        response = render(
+            request, template, {"message": sentence_of(error), "request_id": request_id}, status=error.status
+        )
     if "retryAfter" in error.details:
         response["Retry-After"] = str(error.details["retryAfter"])
     return response

@@ -11,6 +11,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
+from leadengine.envelope import sentence_of
 from leadengine.errors import DomainError, NotFound, ValidationFailed
 from tickets.models import Message
 from tickets.policy import visible_tickets
@@ -44,7 +45,7 @@ def send(request: DeskRequest, ticket_id: UUID) -> HttpResponse:
     except DomainError as error:
         if by_script(request) or error.status == NotFound.status:
             raise
-        typed = {"refusal": error.message, "typed": text, "kind": kind}
+        typed = {"refusal": sentence_of(error), "typed": text, "kind": kind}
         context = list_context(request) | ticket_context(request, ticket_id) | typed
         return render(request, "tickets/inbox.html", context, status=error.status)
     if by_script(request):
@@ -176,12 +177,12 @@ def _acted(request: DeskRequest, ticket_id: UUID, act: Callable[[], object]) -> 
         refusal = error
     if not by_script(request) and refusal is None:
         return redirect("desk:ticket", ticket_id)
-    status = refusal.status if refusal else 200
+    status, told = (refusal.status, sentence_of(refusal)) if refusal else (200, "")
     if not by_script(request):
         context = list_context(request) | ticket_context(request, ticket_id)
-        return render(request, "tickets/inbox.html", context | {"refusal": refusal and refusal.message}, status=status)
+        return render(request, "tickets/inbox.html", context | {"refusal": told}, status=status)
     context = panel_context(request, ticket_detail(request.viewer, ticket_id))
-    context |= {"refusal": refusal.message if refusal else "", "together": True}
+    context |= {"refusal": told, "together": True}
     response = render(request, "tickets/_header.html", context, status=status)
     response["HX-Trigger"] = "list:refresh"
     return response

@@ -17,6 +17,7 @@ from rest_framework.response import Response
 from leadengine.accounts.api import Body, Query, ScopedAPIView, answer, describe
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import tenant_scope
+from leadengine.envelope import sentence_of
 from leadengine.errors import ValidationFailed
 from tickets.services.outbox.circuit import read_circuits
 from whatsapp.adapters import get_adapter
@@ -233,7 +234,7 @@ def _told(warned: list[Warned], *, refreshed: bool) -> dict[str, Any]:
     warnings = [
         {
             "code": one.error.code,
-            "message": one.error.message,
+            "message": sentence_of(one.error),
             "instanceId": one.session.connection_id if one.session else None,
         }
         for one in warned

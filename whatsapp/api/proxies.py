@@ -13,8 +13,8 @@ from rest_framework.response import Response
 
 from leadengine.accounts.api import Body, answer, describe
 from leadengine.accounts.api.schema import Shape
+from leadengine.envelope import sentence_of
 from leadengine.errors import DomainError, ValidationFailed
-from leadengine.wording import worded
 from tickets.api.messages import AcceptedShape, SendBody, SendView, accepted
 from tickets.queries.sends import LONGEST, count_sends
 from tickets.services.outbox.admission import Rate, read_rate
@@ -206,7 +206,7 @@ class MetricsView(SessionAPIView):
         try:
             told = proxies.read_metrics(session=session, since=since, until=until)
         except BrokerError as error:  # what we know is told without it
-            problem = {"code": error.code, "message": worded(error.message)}
+            problem = {"code": error.code, "message": sentence_of(error)}
         local = {
             "sent": sum(counted.get(state, 0) for state in _SENT),
             "failed": counted.get("FAILED", 0),

@@ -18,6 +18,7 @@ from django.views.decorators.http import require_http_methods, require_POST
 
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import user_scope
+from leadengine.envelope import sentence_of
 from leadengine.errors import DomainError, ValidationFailed
 from tickets.views.access import DeskRequest, by_script, desk
 from whatsapp.forms import NameForm, PhoneForm
@@ -55,7 +56,7 @@ def new_session(request: DeskRequest) -> HttpResponse:
         try:
             made = _create(request.user, form.cleaned_data["name"])
         except DomainError as error:
-            refusal = error.message
+            refusal = sentence_of(error)
         else:
             return _go(request, reverse("session", args=[made.pk]))
     context = list_context(request, form, refusal)
@@ -102,7 +103,7 @@ def pair(request: DeskRequest, session_id: UUID) -> HttpResponse:
         code = pair_phone(session=shown.session, phone=number, asker=_asker(request.user))
         context["code"] = f"{code[:4]} {code[4:]}" if len(code) == 8 else code
     except DomainError as error:
-        context["pair_refusal"], status = error.message, error.status
+        context["pair_refusal"], status = sentence_of(error), error.status
     if by_script(request):
         return render(request, "whatsapp/_pair.html", context, status=status if status in _SHOWN_IN_PLACE else 200)
     return show_page(request, shown, status=status, **context)
@@ -175,7 +176,7 @@ def _acted(request: DeskRequest, shown: ShownSession, act: Callable[[], None]) -
     except DomainError as error:
         if by_script(request) and error.status not in _SHOWN_IN_PLACE:
             raise
-        refusal, status = error.message, error.status
+        refusal, status = sentence_of(error), error.status
     with user_scope(request.user):
         gone = not WhatsAppSession.objects.filter(pk=shown.session.pk, deleted_at=None).exists()
     if gone:
