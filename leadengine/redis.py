@@ -37,18 +37,19 @@ def run_script(script: str, keys: Sequence[str], arguments: Sequence[str | float
     """Run a Lua script, in one round trip, unless Redis did not answer a moment ago: of many callers who can do without
     it only one waits for its time-out. Raises: one of UNAVAILABLE.
     """
-    now = time.monotonic()
-    if now < _away.until:
+    server = client()
+    away = _away_of(server)
+    if time.monotonic() < away.until:
         raise redis.ConnectionError("Redis did not answer a moment ago.")
     try:
-        return client().register_script(script)(keys=list(keys), args=list(arguments))
+        return server.register_script(script)(keys=list(keys), args=list(arguments))
     except UNAVAILABLE as error:
-        _away.note(error)
+        away.note(error)
         raise
 
 
 class _Away:
-    """Until when this process takes Redis for away, and when it last said so."""
+    """Until when this process takes a server for away, and when it last said so."""
 
     until = float("-inf")
     told = float("-inf")
@@ -61,4 +62,6 @@ class _Away:
             log.warning("redis_away", error=type(error).__name__)
 
 
-_away = _Away()
+@cache
+def _away_of(server: redis.Redis) -> _Away:
+    return _Away()

@@ -36,11 +36,16 @@ _STATES = {
 _CLOSER = {"pending": _Status.CONNECTING, "reconnecting": _Status.CONNECTING, "failed": _Status.ERROR}
 
 
-class CircuitShape(Shape):
-    """The breaker of a connection: closed, open until `retryAt`, or half_open, when one message tries."""
+class CircuitStateShape(Shape):
+    """The breaker of a connection: closed, open, or half_open, when one message tries."""
 
     state: str
-    retry_at: datetime | None = None
+
+
+class CircuitShape(CircuitStateShape):
+    """`retryAt` is when an open one becomes half_open."""
+
+    retry_at: datetime | None
 
 
 class LineShape(Shape):
@@ -50,7 +55,7 @@ class LineShape(Shape):
     name: str
     status: str
     connected: bool
-    circuit: CircuitShape
+    circuit: CircuitStateShape
 
 
 class StatusInfoShape(Shape):
@@ -236,7 +241,7 @@ def line_json(session: WhatsAppSession, circuits: Circuits) -> dict[str, Any]:
         "name": session.session_name,
         "status": _state_of(session)[0],
         "connected": session.connected,
-        "circuit": circuit_json(circuits.get(session.pk, CLOSED)),
+        "circuit": {"state": circuits.get(session.pk, CLOSED).state},
     }
 
 

@@ -11,17 +11,18 @@ import psycopg
 import pytest
 from django.db import connection
 from django.utils import timezone
-from prometheus_client import REGISTRY
 
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leads.models import ContactIdentity
 from tests.conftest import World
 from tests.environment import url
 from tests.outbound import Broker, broker_running, conversation, due_now, events_of, queue, reload, send
+from tests.samples import sample
 from tests.whatsapp.wire import Wire, closed_port
 from tickets.models import Message, MessageMedia, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
-from tickets.services.outbox.claiming import _CLAIM, _FREE
+from tickets.services.outbox.claiming import _CLAIM, _FIND, _NEXT, _PACED, _STATE
+from tickets.services.outbox.holding import _HOLD
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
 
@@ -453,17 +454,18 @@ def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) ->
         owner.execute("ANALYZE tickets_message")
     values = {
         "session": ticket.session_id, "tenant": ticket.tenant_id, "now": timezone.now(), "lease": timezone.now(),
-        "free": 4, "most": 4,
+        "most": 4, "ids": [ticket.pk], "reason": "PACING", "untils": [timezone.now()],
     }  # fmt: skip
     plans = []
-    for statement in (_FREE, _CLAIM):
+    for statement in (_STATE, _FIND, _HOLD, _PACED, _NEXT, _CLAIM):
         with tenant_scope(ticket.tenant_id), connection.cursor() as cursor:
             cursor.execute("EXPLAIN " + statement, values)
             plans.append("\n".join(row[0] for row in cursor.fetchall()))
     assert "message_in_flight" in plans[0]
     assert "message_waiting" in plans[0]
-    assert "message_due" in plans[1]
-    assert "message_live" in plans[1]
+    for plan in plans[1:3]:
+        assert "message_due" in plan, plan
+        assert "message_live" in plan
     assert not any("Seq Scan on tickets_message" in plan for plan in plans)
 
 
@@ -478,9 +480,8 @@ def test_what_is_counted(committed_world: World, broker: Broker) -> None:
     failed = {"instance_name": "inst-ipe-01", "type": "text", "reason": "INVALID_TO"}
 
     def figures() -> list[float]:
-        values = [REGISTRY.get_sample_value(name, labels) for name, labels in samples.items()]
-        values.append(REGISTRY.get_sample_value("turbozap_messages_failed_total", failed))
-        return [value or 0 for value in values]
+        values = [sample(name, **labels) for name, labels in samples.items()]
+        return [*values, sample("turbozap_messages_failed_total", **failed)]
 
     ticket = conversation(committed_world)
     before = figures()

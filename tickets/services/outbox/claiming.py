@@ -49,7 +49,12 @@ _PACED = """
 SELECT count(*) FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s
     AND status = 'QUEUED' AND not_before > %(now)s AND wait_reason = 'PACING'
 """
+_NEXT = """
+SELECT min(not_before) FROM tickets_message
+WHERE session_id = %(session)s AND tenant_id = %(tenant)s AND status = 'QUEUED' AND not_before > %(now)s
+"""
 _OFFLINE = "SESSION_OFFLINE"
+_SPARE = 0.02  # seconds: a turn is counted from when it was asked for, which is a little after `now`
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,13 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one look at a line gave. `wait`: more is due, and its pace allows it after so many seconds. `alone`: Redis
-    is away, so nobody can be woken then.
+    """What one look at a line gave. `due` is when the next of those that wait for a time may leave. `alone`: whether
+    Redis was away; None where there was nothing to ask it.
     """
 
     claims: list[Claim]
-    wait: float | None = None
-    alone: bool = False
+    due: datetime | None = None
+    alone: bool | None = None
 
 
 def claim_due(*, line: Line, now: datetime) -> list[Claim]:
@@ -94,39 +99,35 @@ def take_turn(*, line: Line, now: datetime) -> Turn:
         where: dict[str, Any] = {"session": line.id, "tenant": line.tenant_id, "now": now}
         cursor.execute(_STATE, where)
         flying, reason, until = cursor.fetchone()
+        free = settings.OUTBOUND_CONCURRENCY_PER_SESSION - flying
+        claims: list[Claim] = []
+        alone: bool | None = None
         if reason is not None:
             hold_due(line=line, reason=reason, untils=[until] * MOST, now=now)
-            return Turn([])
-        free = settings.OUTBOUND_CONCURRENCY_PER_SESSION - flying
-        if free <= 0:
-            return Turn([])
-        cursor.execute(_FIND, {**where, "most": free})
-        ids = _one_if_offline(line, cursor.fetchall(), flying)
-        if not ids:
-            return Turn([])
-        grant = ask_to_send(line=line, wanted=len(ids), now=now)
-        claims = _claim_rows(cursor, line, ids[: grant.granted], grant.probe, now) if grant.granted else []
-        if grant.granted == len(ids):
-            return Turn(claims, alone=grant.alone)
-        if grant.until is not None:
-            untils = [grant.until] * MOST
-        else:
+        elif free > 0:
+            claims, alone = _claim_some(cursor, line, where, free, flying)
+        cursor.execute(_NEXT, where)
+        return Turn(claims, cursor.fetchone()[0] if free > 0 else None, alone)
+
+
+def _claim_some(
+    cursor: Any, line: Line, where: dict[str, Any], free: int, flying: int
+) -> tuple[list[Claim], bool | None]:
+    """Claim up to `free` due rows, as many as pace and breaker grant; whether Redis was away when it was asked."""
+    now = where["now"]
+    cursor.execute(_FIND, {**where, "most": free})
+    ids = _one_if_offline(line, cursor.fetchall(), flying)
+    if not ids:
+        return [], None
+    grant = ask_to_send(line=line, wanted=len(ids), now=now)
+    claims = _claim_rows(cursor, line, ids[: grant.granted], grant.probe, now) if grant.granted else []
+    if grant.granted < len(ids):
+        untils = [grant.until] * MOST if grant.until is not None else []
+        if grant.until is None:
             cursor.execute(_PACED, where)
             untils = _queue_up(grant.waits, cursor.fetchone()[0], now)
         hold_due(line=line, reason=grant.reason, untils=untils, now=now)
-    return Turn(claims, grant.waits[0] if grant.waits else None, grant.alone)
-
-
-def next_due(*, line: Line, now: datetime) -> datetime | None:
-    """When the line's next waiting row is due; None when none waits for a time."""
-    with tenant_scope(line.tenant_id), connection.cursor() as cursor:
-        cursor.execute(
-            """SELECT min(not_before) FROM tickets_message
-               WHERE session_id = %s AND tenant_id = %s AND status = 'QUEUED' AND not_before > %s""",
-            [line.id, line.tenant_id, now],
-        )
-        due: datetime | None = cursor.fetchone()[0]
-    return due
+    return claims, grant.alone
 
 
 def _queue_up(waits: Sequence[float], before: int, now: datetime) -> list[datetime]:
@@ -134,9 +135,7 @@ def _queue_up(waits: Sequence[float], before: int, now: datetime) -> list[dateti
 
     Who is beyond the horizon is told its end, and asks again then.
     """
-    if len(waits) == 1:
-        return [now + timedelta(seconds=waits[0])]
-    return [now + timedelta(seconds=waits[min(before + n, len(waits) - 1)]) for n in range(MOST)]
+    return [now + timedelta(seconds=waits[min(before + n, len(waits) - 1)] + _SPARE) for n in range(MOST)]
 
 
 def _one_if_offline(line: Line, rows: list[tuple[UUID, str | None]], flying: int) -> list[UUID]:

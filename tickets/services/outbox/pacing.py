@@ -23,6 +23,7 @@ from tickets.transports import Line
 HORIZON = 50  # how many of those that must wait are told when their turn comes
 ALONE_SECONDS = 1.0  # between two sends of a line, of a process that cannot ask Redis
 PROBE_SPARE = timedelta(seconds=30)
+ALONE_HORIZON = 5  # few: when Redis is back, nobody should wait for a time that was told without it
 # The channel counts when a send arrives, we when it leaves us: what takes less long to get there must not come early.
 _WINDOW_SPARE = 0.25
 
@@ -77,8 +78,7 @@ return {'closed', granted, probe, unpack(waits)}
 class Grant:
     """How many may leave now. The rest waits for `reason`: until `until`, or for `waits` seconds, one by one.
 
-    `probe`: the one that may leave decides whether a circuit closes. `alone`: Redis could not be asked, and nothing is
-    promised to more than the next.
+    `probe`: the one that may leave decides whether a circuit closes. `alone`: Redis could not be asked.
     """
 
     granted: int
@@ -128,7 +128,7 @@ def _go_alone(line_id: UUID, wanted: int) -> Grant:
         if granted:
             _last[line_id] = present
             wait = ALONE_SECONDS
-    return Grant(granted, waits=(wait,), alone=True)
+    return Grant(granted, waits=tuple(wait + n * ALONE_SECONDS for n in range(ALONE_HORIZON)), alone=True)
 
 
 _lock = threading.Lock()

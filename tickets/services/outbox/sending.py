@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope
 from tickets.services.outbox.breaking import note_call
-from tickets.services.outbox.claiming import Claim, Turn, next_due, take_turn
+from tickets.services.outbox.claiming import Claim, Turn, take_turn
 from tickets.services.outbox.media_guard import refuse_private
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import Line, OutcomeUnknown, SendFailure, SendOrder, Sent, Transport, get_transport
@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 CHANNEL = "WHATSAPP"
 UNKNOWN = "O envio falhou: a mensagem pode ter saído."
+OUTWAITED = 10  # seconds
 SETTLE_PAUSES = (0.2, 1.0, 5.0)  # seconds before the write is tried again; then the lease decides
 stopping = threading.Event()  # set on SIGTERM: nothing more is claimed, what is in flight is finished
 
@@ -44,22 +45,33 @@ def send_due(*, session_id: UUID) -> datetime | None:
         return None
     with ThreadPoolExecutor(settings.OUTBOUND_CONCURRENCY_PER_SESSION, "send") as pool:
         flying: dict[Future[Try], Claim] = {}
+        alone = False
         while True:
             turn = _take_turn(line, idle=not flying)
+            alone = alone if turn.alone is None else turn.alone
             for claim in turn.claims:
                 flying[pool.submit(_call, transport, claim.order)] = claim
-            if not flying and turn.alone and turn.wait is not None:
-                connection.close()
-                stopping.wait(turn.wait)  # nobody could wake us: we go on by ourselves
-                continue
             if not flying:
-                return next_due(line=line, now=timezone.now())
+                if alone and turn.due is not None and _outwait(turn.due):
+                    continue
+                return turn.due
             connection.close()  # back to the pool: a call may take a minute
-            done, _ = wait(flying, turn.wait, FIRST_COMPLETED)
+            done, _ = wait(flying, _seconds_until(turn.due), FIRST_COMPLETED)
             for future in done:
                 claim, tried = flying.pop(future), future.result()
                 _settle(transport, claim, tried)
                 note_call(transport=transport, claim=claim, tried=tried)
+
+
+def _outwait(due: datetime) -> bool:
+    """Wait, without a connection, for what is due soon: without Redis nobody could wake us then."""
+    seconds = _seconds_until(due) or 0.0
+    connection.close()
+    return seconds <= OUTWAITED and not stopping.wait(seconds)
+
+
+def _seconds_until(due: datetime | None) -> float | None:
+    return None if due is None else max(0.0, (due - timezone.now()).total_seconds())
 
 
 def _take_turn(line: Line, *, idle: bool) -> Turn:
