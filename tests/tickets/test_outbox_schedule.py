@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from leadengine.accounts.models import Tenant
@@ -15,6 +17,7 @@ from leadengine.celery import SENDING, app
 from leadengine.errors import NotFound, ValidationFailed
 from leadengine.redis import client
 from tests.conftest import World
+from tests.environment import url
 from tests.outbound import (
     Broker,
     accept,
@@ -41,6 +44,8 @@ from tickets.services.outbox import (
     sweep_outbox,
 )
 from tickets.services.outbox.refusals import AlreadySending, NewerMessage
+from tickets.services.outbox.scheduling import _COME
+from tickets.services.withdrawing import _BY_END, _BY_REPLY, _WITHDRAW
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
 
@@ -346,3 +351,36 @@ def test_a_line_that_is_replaced_keeps_the_undo_window(committed_world: World) -
         move_queued(old_id=committed_world.line.pk, new_id=committed_world.line.pk)
     row = reload(message)
     assert (row.wait_reason, row.not_before) == ("UNDO_WINDOW", row.cancelable_until)
+
+
+def test_schedules_are_found_without_reading_what_was_said(committed_world: World) -> None:
+    """Both ask often: one with every batch that arrives, one each 2 s."""
+    ticket, other = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
+    schedule(committed_world, ticket)
+    with service_scope("test"), connection.cursor() as cursor:
+        cursor.execute(
+            """INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, session_id, position, direction,
+                   type, content, status, source, sent_at, scheduled_at)
+               SELECT gen_random_uuid(), %s, %s, %s, %s, g + 10, 'OUTBOUND', 'TEXT', 'x',
+                   CASE g %% 10 WHEN 0 THEN 'QUEUED' WHEN 1 THEN 'SCHEDULED' ELSE 'READ' END, 'AGENT', now(),
+                   CASE g %% 10 WHEN 1 THEN now() + g * interval '1 hour' END
+               FROM generate_series(1, 5000) g""",
+            [other.tenant_id, other.pk, other.contact_id, other.session_id],
+        )
+    with psycopg.connect(url("leadengine_owner"), autocommit=True) as owner:
+        owner.execute("ANALYZE tickets_message")
+    now = timezone.now()
+    asked: dict[str, Any] = {
+        "now": now, "late": now - HOUR, "live": ["OPEN"], "most": 500, "missed": "{}", "why": "{}",
+        "tenant": ticket.tenant_id, "contacts": [ticket.contact_id], "tickets": [ticket.pk],
+    }  # fmt: skip
+    for statement, scope, index in (
+        (_COME, service_scope("test"), "message_scheduled"),
+        (_WITHDRAW.format(rule=_BY_REPLY), tenant_scope(ticket.tenant_id), "message_scheduled_for"),
+        (_WITHDRAW.format(rule=_BY_END), tenant_scope(ticket.tenant_id), "message_scheduled_for"),
+    ):
+        with scope, connection.cursor() as cursor:
+            cursor.execute("EXPLAIN " + statement, asked)
+            plan = "\n".join(row[0] for row in cursor.fetchall())
+        assert f"using {index} " in plan or f"on {index} " in plan, plan
+        assert "Seq Scan on tickets_message" not in plan

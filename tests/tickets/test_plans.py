@@ -198,6 +198,8 @@ def test_no_list_of_the_api_scans_a_table(filled: World) -> None:
         f"/api/contacts/{ticket.contact_id}", "/api/leads", f"/api/leads?stage={lead.stage_id}",
         "/api/integrations/whatsapp/webhook-events", f"/api/integrations/whatsapp/webhook-events?{span}",
         "/api/integrations/whatsapp/webhook-events?fate=stored",
+        "/api/messages?status=FAILED,UNCONFIRMED", "/api/messages?status=SCHEDULED,QUEUED,SENDING",
+        f"/api/messages?ticketId={ticket.pk}", "/api/messages",
     ):  # fmt: skip
         with plans() as found:
             body = client.get(url, {}).json()
