@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +13,11 @@ from django.urls import reverse
 from leadengine.accounts.models import User
 from leadengine.accounts.scopes import service_scope, user_scope
 from tests.conftest import World
+from tests.outbound import queue
 from tests.whatsapp.inbound import receive, text_event
 from tickets.models import Message, MessageMedia, Note, ReadMarker, Ticket
 from tickets.services.lifecycle import add_note, take_ticket
+from tickets.views.shown import state_of
 
 FETCH = {"X-Requested-With": "fetch"}
 
@@ -98,6 +100,39 @@ def test_catch_up_gives_what_came_after_a_cursor_and_states_on_screen(world: Wor
     assert ">Oi<" in states
     assert "Tudo bem?" not in states
     assert client.get(url("thread", ticket.pk) + "?before=nonsense", headers=FETCH).status_code == 404
+
+
+def test_a_bubble_that_waits_says_until_when_and_can_be_taken_back(world: World, ticket: Ticket) -> None:
+    client, now = signed_in(world.agent), datetime.now(UTC)
+    at = now.replace(month=3, day=14, hour=12, minute=0, second=0, microsecond=0)
+    message = queue(world, ticket, "depois", scheduled_at=now + timedelta(hours=1))
+    with service_scope("test"):
+        Message.objects.filter(pk=message.pk).update(scheduled_at=at, sent_at=at)
+
+    def bubble() -> str:
+        page = client.get(url("thread", ticket.pk) + f"?states={message.position}..{message.position}", headers=FETCH)
+        return page.content.decode()
+
+    cancel, shown = reverse("desk:cancel", args=[message.pk]), bubble()
+    assert 'data-status="SCHEDULED"' in shown
+    assert "14/03 09:00" in shown  # São Paulo
+    assert (cancel in shown, "state-waiting" in shown) == (True, True)
+    with service_scope("test"):
+        waiting = {"status": "QUEUED", "wait_reason": "UNDO_WINDOW", "not_before": now + timedelta(seconds=9)}
+        Message.objects.filter(pk=message.pk).update(**waiting)
+        row = Message.objects.get(pk=message.pk)
+    state = state_of(row, world.agent)
+    assert (state and state.actions, cancel in bubble()) == (("undo",), True)
+    said = set()
+    for why in ({}, {"canceledBy": "CUSTOMER_REPLY"}, {"canceledBy": "TICKET_CLOSED"}):
+        row.status, row.metadata = "CANCELED", why
+        state = state_of(row, world.agent)
+        assert state is not None
+        assert (state.tone, state.actions) == ("canceled", ("copy",))
+        said.add(state.words)
+    assert len(said) == 3
+    assert client.post(cancel, headers=FETCH).status_code == 200
+    assert cancel not in bubble()
 
 
 def test_a_private_note_is_in_no_html_of_another_agent(world: World, ticket: Ticket) -> None:
