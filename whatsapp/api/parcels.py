@@ -12,7 +12,8 @@ from hashlib import sha256
 from typing import IO, Any
 
 from leadengine.accounts.api.base import BodyTooLarge
-from leadengine.errors import DomainError, ValidationFailed
+from leadengine.errors import ValidationFailed
+from whatsapp.services.uploads import FileTooLarge
 
 REST = 1_048_576  # bytes of the body without the file, as of any other body
 _DATA_URL = 512  # bytes in which the comma of `data:image/png;base64,` must come
@@ -20,13 +21,6 @@ _QUOTE, _BACKSLASH = ord('"'), ord("\\")
 _OPENING, _CLOSING = b"{[", b"}]"
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _BLANKS = (b"\\n", b"\\r", b"\\t", b" ")
-
-
-class ParcelTooLarge(DomainError):
-    """O arquivo passa do limite."""
-
-    code = "FILE_TOO_LARGE"
-    status = 413
 
 
 @dataclass(slots=True)
@@ -42,7 +36,7 @@ def read_parcel(chunks: Iterable[bytes], into: IO[bytes], *, name: str, most: in
     """Read a JSON object, and decode the text of its field `name` into a file.
 
     What is no JSON goes into `rest` as it is, for whoever parses that to say so. Raises: ValidationFailed for a text
-    that is no base64, ParcelTooLarge for more than `most` bytes of file, BodyTooLarge for 1 MiB of anything else.
+    that is no base64, FileTooLarge for more than `most` bytes of file, BodyTooLarge for 1 MiB of anything else.
     """
     scanner = _Scanner(name.encode())
     decoder = _Decoder(into, name, most)
@@ -174,7 +168,7 @@ class _Decoder:
         self.ended = letters[:whole].endswith(b"=")
         self.size += len(data)
         if self.size > self.most:
-            raise ParcelTooLarge(maxBytes=self.most)
+            raise FileTooLarge(maxBytes=self.most)
         self.digest.update(data)
         self.into.write(data)
 

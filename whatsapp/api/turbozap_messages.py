@@ -20,13 +20,13 @@ from tickets.services.shapes import iso
 from tickets.transports import Line
 from whatsapp.api.base import as_uuid
 from whatsapp.api.doors import TellsQueueMissing
-from whatsapp.api.parcels import Parcel, ParcelTooLarge, read_parcel
+from whatsapp.api.parcels import Parcel, read_parcel
 from whatsapp.api.turbozap_base import SnakeBody, TurboZapView, said
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.lines import find_line
 from whatsapp.services.outgoing import queue_to_number, read_to
 from whatsapp.services.sessions.wishes import InstanceNotFound
-from whatsapp.services.uploads import store_upload
+from whatsapp.services.uploads import FileTooLarge, store_upload
 
 _CHUNK = 65_536
 
@@ -111,10 +111,10 @@ class MediaView(MessageView):
             return self._queue_file(session, body, fields, file, parcel)
 
     def _read(self, file: IO[bytes]) -> Parcel:
-        """The body, its file decoded into `file`. Raises: ParcelTooLarge, by what the caller declares already."""
+        """The body, its file decoded into `file`. Raises: FileTooLarge, by what the caller declares already."""
         request, most = self.request._request, max(settings.UPLOAD_MAX_BYTES.values())
         if int(request.META.get("CONTENT_LENGTH") or 0) > 2 * most:
-            raise ParcelTooLarge(maxBytes=most)
+            raise FileTooLarge(maxBytes=most)
         return read_parcel(iter(lambda: request.read(_CHUNK), b""), file, name="base64", most=most)
 
     def _queue_file(
