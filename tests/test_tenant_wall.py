@@ -26,6 +26,7 @@ from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
 from leadengine.accounts.services import write_audit
 from leadengine.ids import uuid7
 from leadengine.operations.admin import PlatformAdmin
+from leadengine.webhooks.models import Attempt, Delivery, Endpoint, OutgoingEvent
 from leads.models import Contact, ContactMerge, ContactTag, PipelineStage, Tag
 from tests.api import by_cookie, by_key
 from tests.conftest import World
@@ -79,6 +80,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "poll-door": {"to": "+5511988887777", "question": "x", "options": ["a", "b"]},
     "api-instance-exists": {"to": "+5511988887777"},
     "message-resend": {"confirmDuplicate": True},
+    "api-webhook": {"enabled": False},
+    "api-webhook-replay": {"from": "2020-01-01T00:00:00Z", "to": "2030-01-01T00:00:00Z"},
 }
 FORM = {
     "body": "x", "text": "x", "kind": "REPLY", "reason": "SOLVED", "reason_code": "SOLVED", "note": "x", "position": 1,
@@ -194,6 +197,12 @@ def walled(committed_world: World) -> World:
             **mine, session=world.line, instance_id="ipe-01", status="PROCESSED", error=SECRET
         )
         WebhookItem.objects.create(**mine, event=event, index=0, kind="message", fate="stored", external_id=SECRET)
+        endpoint = Endpoint.objects.create(**mine, url=f"https://{SECRET}/", events=["messages.new"], secret=SECRET)
+        happened = OutgoingEvent.objects.create(**mine, type="messages.new", at=now, body=f'{{"data": "{SECRET}"}}')
+        delivery = Delivery.objects.create(
+            **mine, endpoint=endpoint, event=happened, type="messages.new", status="DEAD", tries=1, attempts=1
+        )
+        Attempt.objects.create(**mine, delivery=delivery, number=1, at=now, code="OK", answer=SECRET)
         write_audit(tenant_id=world.ipe.pk, actor=world.admin, action=f"{SECRET}", target=ticket)
     by_key(world.admin)
     return world

@@ -72,6 +72,8 @@ def sidebar(request: HttpRequest) -> list[Item]:
             [
                 {"title": _("Operations"), "icon": "vital_signs", "link": reverse("operations")} if admins else None,
                 _screen("accounts_auditlog", _("Audit log"), "history"),
+                _screen("webhooks_endpoint", _("Webhooks"), "outbound") if admins else None,
+                _screen("webhooks_delivery", _("Deliveries of webhooks"), "local_shipping") if admins else None,
                 *(_platform() if user.is_superuser else ()),
             ],
         ),

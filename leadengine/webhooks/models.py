@@ -122,6 +122,7 @@ class Delivery(TenantOwned):
                 fields=["endpoint", "next_attempt_at", "id"], condition=Q(status__in=["PENDING", "SENDING"]),
                 name="webhook_delivery_due",
             ),
+            models.Index(fields=["tenant", "-id"], condition=Q(status="DEAD"), name="webhook_delivery_dead"),
             models.Index(fields=["endpoint"], condition=Q(status="SENDING"), name="webhook_delivery_in_flight"),
         ]  # fmt: skip
         constraints: ClassVar = [

@@ -16,6 +16,7 @@ from leadengine.accounts.models import ApiKey, AuditLog, Tenant, User
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key, write_audit
 from leadengine.ids import uuid7
+from leadengine.webhooks.models import Attempt, Delivery, Endpoint, OutgoingEvent
 from leads.models import Contact, ContactMerge, Lead, PipelineStage, Tag
 from tests.conftest import World
 from tests.tickets.desk import arrive
@@ -36,7 +37,7 @@ from whatsapp.services.persistence import saving
 
 SCREENS: tuple[type[Model], ...] = (
     Ticket, Message, Queue, CloseReason, WhatsAppSession, WhatsAppAtendimento, WebhookEvent, DeadLetter, Contact,
-    ContactMerge, Lead, PipelineStage, Tag, User, ApiKey, AuditLog, PersistenceJournal, RecoveryRun,
+    ContactMerge, Lead, PipelineStage, Tag, User, ApiKey, AuditLog, PersistenceJournal, RecoveryRun, Endpoint, Delivery,
 )  # fmt: skip
 PHONE = "+5511988887777"
 QR = "2@QRSECRET"
@@ -93,6 +94,14 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
         merge = ContactMerge.objects.create(
             **mine, target_id=ticket.contact_id, source=other, evidence="manual", actor=owner, moved={"messages": 2}
         )
+        endpoint = Endpoint.objects.create(
+            **mine, url=f"https://erp{number}.example.test/", events=["messages.new"], secret="WEBHOOKSECRET"
+        )
+        happened = OutgoingEvent.objects.create(**mine, type="messages.new", at=now, body='{"data":{}}')
+        delivery = Delivery.objects.create(
+            **mine, endpoint=endpoint, event=happened, type="messages.new", status="DEAD", tries=1, attempts=1
+        )
+        Attempt.objects.create(**mine, delivery=delivery, number=1, at=now, code="HTTP_ERROR", status=500)
         lead = Lead.objects.get(contact=ticket.contact_id)
         if number > 1:
             Lead.objects.filter(pk=lead.pk).update(owner=owner)
@@ -103,7 +112,7 @@ def furnish(world: World, tenant: Tenant, number: int = 1) -> dict[type[Model], 
             DeadLetter: DeadLetter.objects.get(pk=event.pk),
             WhatsAppAtendimento: atendimento, Contact: Contact.objects.get(pk=ticket.contact_id), Lead: lead,
             ContactMerge: merge, PipelineStage: PipelineStage.objects.get(status="NEW"), Tag: tag, User: owner,
-            ApiKey: key,
+            ApiKey: key, Endpoint: endpoint, Delivery: delivery,
             AuditLog: AuditLog.objects.filter(action="queue.saved").latest("at"),
             PersistenceJournal: PersistenceJournal.objects.create(
                 **mine, line_id=uuid7(), session_id=line.pk, operation="session.observe", entry={"phone": PHONE},

@@ -12,9 +12,9 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from leadengine.accounts.models import Tenant
-from leadengine.admin_site.site import tenant_of
-from leadengine.operations.dashboard.figures import read_figures
-from leadengine.operations.dashboard.panels import make_charts, make_tiles
+from leadengine.admin_site.site import person, tenant_of
+from leadengine.operations.dashboard.figures import count_webhooks_off, read_figures
+from leadengine.operations.dashboard.panels import make_charts, make_tiles, webhooks_off
 
 
 def show(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
@@ -24,4 +24,6 @@ def show(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     now = timezone.localtime()
     figures = read_figures(tenants=tenants, now=now)
     groups = make_tiles(figures, now)
+    if person(request).may("webhooks:write") and (off := count_webhooks_off(tenants=tenants)):
+        groups[0][1].append(webhooks_off(off))
     return {**context, "tile_groups": groups, "charts": make_charts(figures), "read_at": now}

@@ -11,6 +11,7 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
+from leadengine.webhooks.models import Endpoint
 from tickets.admin.messages import LEFT, SLACK, first_id
 from whatsapp.admin.sessions import DOWN
 from whatsapp.models import WebhookEvent, WhatsAppSession
@@ -132,6 +133,12 @@ def read_figures(*, tenants: Sequence[UUID], now: datetime) -> Figures:
     found.answers = [days.get(day, Answers(day)) for day in every]
     found.stages = [(name, colour, leads) for name, colour, leads in _rows(_LEADS, [MOST_LEADS, ids])]
     return found
+
+
+def count_webhooks_off(*, tenants: Sequence[UUID]) -> int:
+    """Webhooks of these tenants that were switched off because of what they answered."""
+    failed = Endpoint.objects.filter(deleted_at=None, disabled_reason__in=[Endpoint.Off.GONE, Endpoint.Off.FAILING])
+    return int(failed.filter(tenant_id__in=tenants).count())
 
 
 def _rows(statement: str, parameters: list[Any]) -> list[Any]:

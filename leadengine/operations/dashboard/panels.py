@@ -26,6 +26,7 @@ from leadengine.operations.dashboard.charts import (
     scale_time,
 )
 from leadengine.operations.dashboard.figures import MOST, MOST_LEADS, Figures
+from leadengine.webhooks.models import Endpoint
 from leads.models import Lead
 from tickets.models import Message, Queue, Ticket
 from whatsapp.models import DeadLetter, WhatsAppSession
@@ -99,6 +100,12 @@ def _day(figures: Figures) -> list[Tile]:
             _("Dead letters"), _capped(figures.dead), _("of the webhook"), "report", dead, "bad" if figures.dead else ""
         ),
     ]  # fmt: skip
+
+
+def webhooks_off(number: int) -> Tile:
+    """For administrators, when there is one: they switch it on again, or repair what it leads to."""
+    there = screen(Endpoint, state="off")
+    return Tile(_("Webhooks off"), str(number), _("they failed too often"), "sync_disabled", there, "bad")
 
 
 def make_charts(figures: Figures) -> list[Chart]:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
 from django.db import connection
 
 from leadengine.accounts.models import User
-from leadengine.accounts.services import write_audit
+from leadengine.accounts.services import write_audit, write_audits
 from leadengine.errors import DomainError
 from leadengine.ids import uuid7
 from leadengine.sql import insert_rows
@@ -19,6 +20,7 @@ from leadengine.webhooks.services.endpoints import require_on
 from leadengine.webhooks.services.recording import record_event, wake_delivery_on_commit
 
 MOST_REPLAYED = 5000  # events of one call
+_ENDED = (Delivery.Status.DELIVERED, Delivery.Status.DEAD)
 
 _WANTED = """
 SELECT id, type, at FROM webhooks_outgoingevent
@@ -80,15 +82,27 @@ def replay_period(
 def replay_delivery(*, actor: User, delivery: Delivery, now: datetime) -> Delivery:
     """Send one delivery again. Raises: EndpointOff, StillOnItsWay."""
     require_on(delivery.endpoint)
-    ended = Delivery.objects.for_tenant(delivery.tenant_id).filter(
-        pk=delivery.pk, status__in=[Delivery.Status.DELIVERED, Delivery.Status.DEAD]
-    )
+    ended = Delivery.objects.for_tenant(delivery.tenant_id).filter(pk=delivery.pk, status__in=_ENDED)
     if not ended.update(status=Delivery.Status.PENDING, tries=0, next_attempt_at=now, finished_at=None):
         raise StillOnItsWay
     write_audit(tenant_id=delivery.tenant_id, actor=actor, action="webhook.replayed", target=delivery)
     wake_delivery_on_commit()
     delivery.refresh_from_db()
     return delivery
+
+
+def replay_deliveries(*, actor: User, ids: Sequence[UUID], now: datetime) -> int:
+    """Send deliveries again, those that have ended and whose endpoint is on; returns how many that were.
+
+    Runs in the caller's scope, in a transaction.
+    """
+    rows = Delivery.objects.filter(pk__in=ids, status__in=_ENDED, endpoint__enabled=True, endpoint__deleted_at=None)
+    chosen = list(rows.select_for_update(of=("self",)).order_by("pk"))
+    found = Delivery.objects.filter(pk__in=[row.pk for row in chosen])
+    found.update(status=Delivery.Status.PENDING, tries=0, next_attempt_at=now, finished_at=None)
+    write_audits(actor=actor, action="webhook.replayed", targets=chosen)
+    wake_delivery_on_commit()
+    return len(chosen)
 
 
 def send_test(*, actor: User, endpoint: Endpoint, now: datetime) -> Delivery:
