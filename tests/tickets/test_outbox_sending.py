@@ -10,10 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import connection
+from django.db.models import F
 from django.utils import timezone
 
-from leadengine.accounts.scopes import service_scope, tenant_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
+from leadengine.operations.checks import describe_whatsapp
+from leadengine.redis import client
 from leads.models import ContactIdentity
+from tests.api import by_cookie
 from tests.conftest import World
 from tests.environment import url
 from tests.outbound import Broker, broker_running, conversation, due_now, events_of, queue, reload, send
@@ -25,6 +29,10 @@ from tickets.services.outbox.claiming import _CLAIM, _FIND, _NEXT, _PACED, _STAT
 from tickets.services.outbox.holding import _HOLD
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
+from whatsapp.services.sessions.acting import release_session
+from whatsapp.services.sessions.syncing import sync_sessions
+from whatsapp.services.sessions.wishes import Asker
+from whatsapp.transport import BrokerTransport
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -136,6 +144,43 @@ def test_offline_line_waits_as_one_and_leaves_in_order_when_it_connects(committe
     assert texts.index("um") < texts.index("três")
 
 
+def test_outbound_13_a_line_that_was_offline_for_ten_minutes_sends_once_and_in_order_when_it_is_back(
+    committed_world: World, broker: Broker, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Any] = []
+    call = BrokerTransport.send
+    monkeypatch.setattr(
+        BrokerTransport, "send", lambda self, order: calls.append(order.message_id) or call(self, order)
+    )
+    tickets = [conversation(committed_world), conversation(committed_world, phone="+5511977776666")]
+    broker.behave(offline=True)
+    broker.control("ipe-01/close", {"statusCode": 428})
+    sync_sessions(now=timezone.now())
+    rows = [
+        queue(committed_world, ticket, f"{ticket.number}-{n}", when_unavailable="queue")
+        for n in range(3)
+        for ticket in tickets
+    ]
+    for minute in range(1, 11):
+        send(committed_world)
+        assert len(calls) == minute  # one asks, and not all of them
+        assert {reload(row).wait_reason for row in (rows[0], rows[1])} == {"SESSION_OFFLINE"}
+        with tenant_scope(committed_world.ipe.pk):  # a minute passes
+            Message.objects.filter(not_before__isnull=False).update(not_before=F("not_before") - timedelta(minutes=1))
+        assert sweep_outbox(now=timezone.now()) == 1
+    broker.behave()
+    broker.control("ipe-01/open")
+    client().flushdb()
+    assert settings.WHATSAPP_RECONNECT_INTERVAL <= 5
+    sync_sessions(now=timezone.now())
+    assert client().exists(f"wake:send:{committed_world.line.pk}")  # its sender wakes with the news
+    send(committed_world)
+    assert {(reload(row).status, reload(row).attempts) for row in rows} == {("SENT", 1)}
+    for ticket in tickets:
+        own = [text for text in broker.texts() if text.startswith(f"{ticket.number}-")]
+        assert own == [f"{ticket.number}-{n}" for n in range(3)]
+
+
 def test_missing_instance_waits_like_an_offline_one(committed_world: World, broker: Broker) -> None:
     ticket = conversation(committed_world)
     with service_scope("test"), saving():
@@ -168,7 +213,9 @@ def test_rate_limit_of_the_broker_is_a_pause_of_the_line(committed_world: World,
     assert len(broker.sent()) == 5
 
 
-def test_risk_pause_is_held_without_another_call(committed_world: World, broker: Broker) -> None:
+def test_outbound_07_a_risk_pause_is_held_without_another_call_until_release(
+    committed_world: World, broker: Broker
+) -> None:
     broker.behave(risk={"threshold": 0})
     ticket, known = conversation(committed_world), conversation(committed_world, phone="+5511977776666")
     broker.control("ipe-01/inbound", {"from": "5511977776666", "text": "Oi"})
@@ -189,6 +236,11 @@ def test_risk_pause_is_held_without_another_call(committed_world: World, broker:
     assert reload(answer).status == "SENT"
     assert reload(behind).status == "QUEUED"
     assert reload(held).wait_reason == "RISK_PAUSED"
+    supervisor = committed_world.supervisor
+    release_session(session=committed_world.line, asker=Asker(supervisor, lambda: user_scope(supervisor)))
+    send(committed_world)
+    assert broker.texts() == ["primeira", "conhecido", "um", "dois"]
+    assert attempts(held) == [(1, "SENT", "OK")]
 
 
 def test_unreachable_broker_is_tried_again_and_seen_on_the_bubble(committed_world: World, settings: Any) -> None:
@@ -233,7 +285,9 @@ def test_retries_end_expired_with_their_cause_and_release_the_next(committed_wor
     assert reload(second).attempts == 1
 
 
-def test_sweeper_ends_what_waited_too_long(committed_world: World, broker: Broker, settings: Any) -> None:
+def test_outbound_13_what_waited_too_long_ends_expired_with_its_cause(
+    committed_world: World, broker: Broker, settings: Any
+) -> None:
     broker.behave(offline=True)
     ticket = conversation(committed_world)
     message = queue(committed_world, ticket)
@@ -249,12 +303,19 @@ def test_sweeper_ends_what_waited_too_long(committed_world: World, broker: Broke
     assert (row.error["code"], row.error["cause"]) == ("EXPIRED", "INSTANCE_DISCONNECTED")
 
 
-def test_refused_key_is_retried_and_never_shown_as_our_own_401(
+def test_outbound_14_a_401_of_the_broker_is_a_retry_and_never_our_own(
     committed_world: World, broker: Broker, settings: Any
 ) -> None:
     settings.WHATSAPP_BROKER_API_KEY = ["wrong-key-of-ours"]
-    message = queue(committed_world, conversation(committed_world))
+    ticket, person = conversation(committed_world), by_cookie(committed_world.supervisor)
+    answer = person.post(f"/api/tickets/{ticket.pk}/messages", {"text": "Olá"}, "application/json")
+    assert answer.status_code == 202
+    with tenant_scope(committed_world.ipe.pk):
+        message = Message.objects.get(direction="OUTBOUND")
     send(committed_world)
+    shown = person.get(f"/api/messages/{message.pk}?include=attempts").json()["data"]
+    assert [(one["code"], one["brokerStatus"]) for one in shown["attemptRows"]] == [("BROKER_AUTH", 401)]
+    assert describe_whatsapp()["broker"]["lastErrorCode"] == "BROKER_AUTH"
     row = reload(message)
     assert row.status == "QUEUED"
     assert row.error is not None
