@@ -43,9 +43,11 @@ from tickets.services.outbox import (
     resend_message,
     sweep_outbox,
 )
+from tickets.services.outbox.claiming import claim_due
 from tickets.services.outbox.refusals import AlreadySending, NewerMessage
 from tickets.services.outbox.scheduling import _COME
 from tickets.services.withdrawing import _BY_END, _BY_REPLY, _WITHDRAW
+from tickets.transports import Line, get_transport
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
 
@@ -185,6 +187,8 @@ def test_a_line_that_is_away_for_too_long_misses_the_schedule_too(committed_worl
     release_scheduled(now=now)
     send(committed_world)
     assert reload(message).wait_reason == "SESSION_OFFLINE"
+    line = _line(committed_world)
+    assert claim_due(line=line, now=now + HOUR + timedelta(minutes=1)) == []  # before the sweeper was there
     sweep_outbox(now=now + HOUR - timedelta(minutes=1))
     assert reload(message).status == "QUEUED"
     sweep_outbox(now=now + HOUR + timedelta(minutes=1))
@@ -384,3 +388,10 @@ def test_schedules_are_found_without_reading_what_was_said(committed_world: Worl
             plan = "\n".join(row[0] for row in cursor.fetchall())
         assert f"using {index} " in plan or f"on {index} " in plan, plan
         assert "Seq Scan on tickets_message" not in plan
+
+
+def _line(world: World) -> Line:
+    with tenant_scope(world.ipe.pk):
+        line = get_transport("WHATSAPP").line(world.line.pk)
+    assert line is not None
+    return line

@@ -149,9 +149,12 @@ def test_outbound_13_a_line_that_was_offline_for_ten_minutes_sends_once_and_in_o
 ) -> None:
     calls: list[Any] = []
     call = BrokerTransport.send
-    monkeypatch.setattr(
-        BrokerTransport, "send", lambda self, order: calls.append(order.message_id) or call(self, order)
-    )
+
+    def counted(transport: BrokerTransport, order: SendOrder) -> Sent:
+        calls.append(order.message_id)
+        return call(transport, order)
+
+    monkeypatch.setattr(BrokerTransport, "send", counted)
     tickets = [conversation(committed_world), conversation(committed_world, phone="+5511977776666")]
     broker.behave(offline=True)
     broker.control("ipe-01/close", {"statusCode": 428})
@@ -515,6 +518,7 @@ def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) ->
         owner.execute("ANALYZE tickets_message")
     values = {
         "session": ticket.session_id, "tenant": ticket.tenant_id, "now": timezone.now(), "lease": timezone.now(),
+        "late": timezone.now(),
         "most": 4, "ids": [ticket.pk], "reason": "PACING", "untils": [timezone.now()],
     }  # fmt: skip
     plans = []

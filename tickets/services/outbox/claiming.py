@@ -17,6 +17,7 @@ from tickets.services.outbox.announcing import Place, announce_change
 from tickets.services.outbox.holding import DUE, MOST, hold_due
 from tickets.services.outbox.pacing import ask_to_send
 from tickets.services.outbox.recipients import Recipient, load_recipients
+from tickets.services.outbox.scheduling import too_late
 from tickets.transports import Line, SendOrder, get_transport
 
 CHANNEL = "WHATSAPP"
@@ -115,7 +116,7 @@ def _claim_some(
 ) -> tuple[list[Claim], bool | None]:
     """Claim up to `free` due rows, as many as pace and breaker grant; whether Redis was away when it was asked."""
     now = where["now"]
-    cursor.execute(_FIND, {**where, "most": free})
+    cursor.execute(_FIND, {**where, "late": too_late(now), "most": free})
     ids = _one_if_offline(line, cursor.fetchall(), flying)
     if not ids:
         return [], None

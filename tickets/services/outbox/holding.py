@@ -11,14 +11,17 @@ from django.db import connection
 
 from leadengine import metrics
 from tickets.services.outbox.announcing import Place, announce_change
+from tickets.services.outbox.scheduling import too_late
 from tickets.services.outbox.waking import wake_sender
 from tickets.transports import Line
 
 # The rows that a line may send now, oldest first: of each ticket its first live one, none while one is in flight.
+# What was scheduled for long ago is for the sweeper to end, also when a sender is there before it.
 DUE = """
     SELECT d.id FROM tickets_message d
     WHERE d.session_id = %(session)s AND d.tenant_id = %(tenant)s AND d.status = 'QUEUED'
         AND (d.not_before IS NULL OR d.not_before <= %(now)s) AND d.wait_reason IS DISTINCT FROM 'RISK_PAUSED'
+        AND (d.scheduled_at IS NULL OR d.scheduled_at >= %(late)s)
         AND NOT EXISTS (SELECT 1 FROM tickets_message e WHERE e.ticket_id = d.ticket_id AND e.id <> d.id
             AND (e.status = 'SENDING' OR (e.status = 'QUEUED' AND e.position < d.position)))
     ORDER BY d.id LIMIT %(most)s FOR UPDATE SKIP LOCKED
@@ -46,7 +49,10 @@ def hold_due(*, line: Line, reason: str, untils: Sequence[datetime], now: dateti
 
     Runs in the claimer's transaction.
     """
-    where = {"session": line.id, "tenant": line.tenant_id, "now": now, "most": len(untils), "untils": list(untils)}
+    where = {
+        "session": line.id, "tenant": line.tenant_id, "now": now, "late": too_late(now), "most": len(untils),
+        "untils": list(untils),
+    }  # fmt: skip
     return _change(_HOLD, {**where, "reason": reason}, reason, now)
 
 

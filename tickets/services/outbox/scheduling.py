@@ -61,6 +61,11 @@ def check_time(at: datetime, now: datetime) -> None:
         raise ValidationFailed([{"field": "scheduledAt", "message": "De 60 segundos a 90 dias a partir de agora."}])
 
 
+def too_late(now: datetime) -> datetime:
+    """What was scheduled for before this moment is not sent any more."""
+    return now - timedelta(seconds=settings.OUTBOUND_SCHEDULE_MAX_LATE_SECONDS)
+
+
 def release_scheduled(*, now: datetime) -> int:
     """Queue the messages of all tenants whose time has come, and wake their senders; returns how many had come.
 
@@ -89,9 +94,8 @@ class _Come:
 
 
 def _take(now: datetime) -> list[_Come]:
-    late = now - timedelta(seconds=settings.OUTBOUND_SCHEDULE_MAX_LATE_SECONDS)
     parameters: dict[str, Any] = {
-        "now": now, "late": late, "live": list(LIVE), "most": _AT_ONCE, "missed": dumps(MISSED),
+        "now": now, "late": too_late(now), "live": list(LIVE), "most": _AT_ONCE, "missed": dumps(MISSED),
         "why": dumps({"canceledBy": TICKET_CLOSED}),
     }  # fmt: skip
     with connection.cursor() as cursor:
