@@ -17,17 +17,22 @@ from django.conf import settings  # noqa: E402 - Django is set up above
 from whitenoise import WhiteNoise  # noqa: E402
 
 from leadengine import health  # noqa: E402
+from leadengine.bodies import limited  # noqa: E402
 from leadengine.celery import publish  # noqa: E402
 from leadengine.realtime.consumer import SocketConsumer  # noqa: E402
 from leadengine.slim import slim_application  # noqa: E402
 from whatsapp.api.closed import closable, sign  # noqa: E402
+from whatsapp.api.uploads import UPLOADS, most_body_bytes  # noqa: E402
 from whatsapp.api.webhook import WebhookView  # noqa: E402
 from whatsapp.tasks import fill_gaps, recover_sessions  # noqa: E402
 
 Scope = dict[str, Any]
 DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
 
+STREAMED = frozenset({UPLOADS})  # where a body may be large: it reaches us while it arrives
+
 _webhook = slim_application(WebhookView.as_view())
+_uploads = limited(_django, most=most_body_bytes)
 _socket = SocketConsumer.as_asgi()
 
 
@@ -80,6 +85,8 @@ async def _route(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Call
             await _webhook(scope, receive, send)
         elif path.startswith(settings.STATIC_URL):
             await _send_file(scope, send)
+        elif path.rstrip("/") in STREAMED:
+            await _uploads(scope, receive, send)
         else:
             await _django(scope, receive, send)
     elif scope["type"] == "websocket":

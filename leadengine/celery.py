@@ -70,6 +70,7 @@ app.conf.update(
         "whatsapp.announce_sessions": MAINTENANCE,
         "whatsapp.drain_journal": MAINTENANCE,
         "whatsapp.keep_sessions": MAINTENANCE,
+        "whatsapp.expire_uploads": MAINTENANCE,
         "operations.back_up": MAINTENANCE,
         "operations.verify_backup": MAINTENANCE,
         "operations.prune_backups": MAINTENANCE,
@@ -109,6 +110,11 @@ app.conf.beat_schedule = {
     "keep-sessions": {  # at night in Brazil
         "task": "whatsapp.keep_sessions",
         "schedule": crontab(hour="8", minute="0"),
+        "options": {"expires": 3600},
+    },
+    "expire-uploads": {  # at night in Brazil
+        "task": "whatsapp.expire_uploads",
+        "schedule": crontab(hour="7", minute="45"),
         "options": {"expires": 3600},
     },
     "fill-gaps": {"task": "whatsapp.fill_gaps", "schedule": 2.0, "options": {"expires": 2.0}},

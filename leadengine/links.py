@@ -19,19 +19,34 @@ class LinkExpired(DomainError):
     status = 410
 
 
+class LinkInvalid(DomainError):
+    """Este link não é válido: peça um novo."""
+
+    code = "LINK_INVALID"
+    status = 403
+
+
 def sign(purpose: str, thing: UUID, *, now: datetime) -> str:
     """The query `exp=…&sig=…` that opens a thing for WHATSAPP_MEDIA_SIGNED_URL_TTL_SECONDS from now on."""
     until = int(now.timestamp()) + settings.WHATSAPP_MEDIA_SIGNED_URL_TTL_SECONDS
     return f"exp={until}&sig={_signature(purpose, thing, until)}"
 
 
-def check(purpose: str, thing: UUID, *, until: str, signature: str, now: datetime) -> None:
-    """Let a right link through. Raises: NotFound for a wrong one, LinkExpired."""
+def check(
+    purpose: str,
+    thing: UUID,
+    *,
+    until: str,
+    signature: str,
+    now: datetime,
+    wrong: type[DomainError] = NotFound,
+) -> None:
+    """Let a right link through. Raises: `wrong` for one that we did not sign, LinkExpired."""
     if not until.isdecimal() or not until.isascii() or len(until) > 12:
-        raise NotFound
+        raise wrong
     right = _signature(purpose, thing, int(until))
     if not hmac.compare_digest(right.encode(), signature.encode("utf-8", "replace")):
-        raise NotFound
+        raise wrong
     if int(until) < now.timestamp():
         raise LinkExpired
 

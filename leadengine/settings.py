@@ -423,7 +423,8 @@ def media_storage(url: str) -> dict[str, Any]:
         raise ConfigurationError(
             "MEDIA_STORAGE_URL must be file:///directory or s3://key:secret@endpoint/bucket?region=name."
         )
-    from botocore.config import Config  # only where there is a bucket
+    from boto3.s3.transfer import TransferConfig  # type: ignore[import-untyped]  # only where there is a bucket
+    from botocore.config import Config
 
     scheme = "http" if query.get("tls") == "false" else "https"
     options = {
@@ -433,6 +434,8 @@ def media_storage(url: str) -> dict[str, Any]:
         "bucket_name": bucket,
         "region_name": query.get("region") or "us-east-1",
         "default_acl": None,
+        # In parts, a file would stand in memory, several parts of it at once.
+        "transfer_config": TransferConfig(multipart_threshold=1_073_741_824, use_threads=False),
         "client_config": Config(
             s3={"addressing_style": "path"},
             signature_version="s3v4",

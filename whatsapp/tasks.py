@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from leadengine.celery import app, publish
 from leadengine.wake import awake, wake
-from whatsapp.services import gap_fill, journal, lines, media
+from whatsapp.services import gap_fill, journal, lines, media, uploads_life
 from whatsapp.services.drain import drain_inbox
 from whatsapp.services.retention import erase_old_webhooks as erase
 from whatsapp.services.sessions import keeping, listening, observing, qr, recovery, syncing
@@ -115,9 +115,16 @@ def keep_sessions(**_: Any) -> None:
     keeping.scrub_deleted_sessions(now=timezone.now())
 
 
+@app.task(name="whatsapp.expire_uploads", service="clean up uploads")
+def expire_uploads(**_: Any) -> None:
+    """End uploads that nothing needs, and delete their bytes."""
+    uploads_life.expire_uploads(now=timezone.now())
+
+
 @worker_ready.connect
 def _after_a_start(**_: Any) -> None:
     """A worker starts: nobody may have read the lists or looked at the connections for a while."""
     publish(fill_gaps, everything=True)
     publish(drain_journal)
     publish(recover_sessions)
+    publish(expire_uploads)

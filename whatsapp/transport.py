@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 from uuid import UUID
+
+from django.utils import timezone
 
 from leadengine.errors import DomainError, NotConfigured
 from tickets.transports import (
     Capabilities,
     Identity,
+    KeptFile,
     Line,
     LineOffline,
     OperatorNeeded,
@@ -30,6 +34,7 @@ from whatsapp.services.parking import apply_parked, meet
 from whatsapp.services.persistence import persist
 from whatsapp.services.queue_missing import release_waiting
 from whatsapp.services.sessions.listening import ask_for_look
+from whatsapp.services.uploads import require_upload, sign_source, take_upload
 
 _LOCAL_DIGITS = (10, 11)  # of a Brazilian number, area code included
 
@@ -71,6 +76,12 @@ class BrokerTransport:
     def check_recipient(self, *, line: Line, identities: Sequence[Identity], is_group: bool) -> None:
         choose_address(line.capabilities, identities, is_group=is_group)
 
+    def take_file(self, *, tenant_id: UUID, file_id: UUID, line: Line, now: datetime) -> KeptFile:
+        return take_upload(tenant_id=tenant_id, upload_id=file_id, line=line, now=now)
+
+    def require_file(self, *, tenant_id: UUID, source: Mapping[str, Any], now: datetime) -> None:
+        require_upload(tenant_id=tenant_id, source=source, now=now)
+
     def send(self, order: SendOrder) -> Sent:
         """Send now. A first message to a number is asked for before it is written to."""
         capabilities = order.line.capabilities
@@ -89,8 +100,8 @@ class BrokerTransport:
             learned = (("wa_address", to),)
         message = Outgoing(
             session_id=order.line.id, instance=order.line.reference, to=to, payload=order.payload,
-            media_url=(order.file or {}).get("url"), reference=order.reference, message_id=order.message_id,
-            attempt_id=order.attempt_id,
+            media_url=sign_source(order.file, now=timezone.now()) if order.file else None,
+            reference=order.reference, message_id=order.message_id, attempt_id=order.attempt_id,
         )  # fmt: skip
         try:
             sent = get_adapter().send(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -154,9 +154,16 @@ def write_audit(
 
 
 def write_audits(
-    *, actor: User | None, action: str, targets: Sequence[models.Model], changes: dict[str, Any] | None = None
+    *,
+    actor: User | None,
+    action: str,
+    targets: Sequence[models.Model],
+    changes: Callable[[Any], dict[str, Any]] | dict[str, Any] | None = None,
 ) -> None:
-    """Add a line for each of many objects, with one statement; the tenant is that of the object."""
+    """Add a line for each of many objects, with one statement; the tenant is that of the object.
+
+    `changes` are the same for all, or told of each.
+    """
     request_id = structlog.contextvars.get_contextvars().get("request_id", "")
     AuditLog.objects.bulk_create(
         AuditLog(
@@ -165,7 +172,7 @@ def write_audits(
             action=action,
             object_type=target._meta.model_name or "",
             object_id=str(target.pk),
-            changes=changes or {},
+            changes=changes(target) if callable(changes) else changes or {},
             request_id=request_id,
         )
         for target in targets

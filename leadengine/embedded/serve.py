@@ -53,12 +53,13 @@ def missing_for(server: str) -> str:
 
 def _daphne(descriptors: Sequence[int]) -> None:
     # Its import installs the event loop of Twisted, which must be done before anything else does.
-    from daphne.server import Server
+    from leadengine.embedded.streaming import StreamingServer
 
-    from leadengine.asgi import application
+    from leadengine.asgi import STREAMED, application  # isort: skip
 
-    Server(
-        application=application,
+    StreamingServer(
+        application,
+        paths=STREAMED,
         endpoints=[f"fd:fileno={descriptor}" for descriptor in descriptors],
         http_timeout=None,
         websocket_timeout=-1,  # a screen stays open all day

@@ -1,23 +1,13 @@
-"""Files of messages over HTTP (spec/inbound.md sections 1 and 10).
-
-The bytes always pass through us, from a bucket too: so each request is asked for its right, `nosniff` and the sandbox
-stand on every answer, the page's content policy needs no foreign origin, and the store no way to the browser.
-"""
+"""Files of messages over HTTP (spec/inbound.md sections 1 and 10). Each request is asked for its right."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import PurePath
 from typing import Any, ClassVar
 from uuid import UUID
 
-import structlog
-from django.core.handlers.asgi import ASGIRequest
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponseBase
 from django.utils import timezone
-from django.utils.http import content_disposition_header
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from pydantic import Field
@@ -27,26 +17,12 @@ from rest_framework.response import Response
 from leadengine.accounts.api import Body, ScopedAPIView, answer, describe
 from leadengine.accounts.api.schema import Refused, Shape
 from leadengine.accounts.scopes import service_scope
-from leadengine.errors import DomainError
 from leadengine.links import check
 from tickets.models import MessageMedia
 from tickets.policy import load_viewer
 from tickets.services.shapes import MEDIA_LINK
-from whatsapp.media import store
-from whatsapp.media.ranges import Unsatisfiable, read_range
-from whatsapp.media.sniffing import UNKNOWN, ending, is_inline
+from whatsapp.api.serving import Kept, send_file
 from whatsapp.services.media_access import find_linked, find_media, require_ready, retry_media
-
-log = structlog.get_logger(__name__)
-KEPT_SECONDS = 900
-POLICY = "default-src 'none'; sandbox"
-
-
-class StorageAway(DomainError):
-    """O armazenamento de arquivos não responde: tente de novo em instantes."""
-
-    code = "STORAGE_UNAVAILABLE"
-    status = 503
 
 
 class LinkQuery(Body):
@@ -82,7 +58,7 @@ class MediaView(ScopedAPIView):
         """The file: whole, or the part of a `Range`. `exp` and `sig` of a signed link stand for the caller."""
         media = self._find(media_id)
         require_ready(media)
-        return send_file(request._request, media)
+        return send_file(request._request, _kept(media))
 
     def _find(self, media_id: UUID) -> MessageMedia:
         if self.link.sig is None:
@@ -103,63 +79,8 @@ class MediaRetryView(ScopedAPIView):
         return answer({"id": str(media.pk), "state": media.state, "reason": media.reason}, code=202)
 
 
-def send_file(request: HttpRequest, media: MessageMedia) -> HttpResponseBase:
-    """200, 206 for one part, 304 for what the caller has, 416. Raises: NotFound, StorageAway."""
-    size, etag = int(media.size or 0), f'"{media.sha256}"'
-    headers = _headers(media, etag)
-    if etag in {word.strip().removeprefix("W/") for word in request.headers.get("If-None-Match", "").split(",")}:
-        return HttpResponse(status=304, headers=headers)
-    wanted = None
-    if request.headers.get("If-Range", etag) == etag:
-        try:
-            wanted = read_range(request.headers.get("Range", ""), size)
-        except Unsatisfiable:
-            return HttpResponse(status=416, headers=headers | {"Content-Range": f"bytes */{size}"})
-    start, length = wanted or (0, size)
-    headers["Content-Length"] = str(length)
-    if wanted:
-        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
-    status = 206 if wanted else 200
-    if request.method == "HEAD":
-        return HttpResponse(status=status, headers=headers)
-    try:
-        chunks = store.read(media.storage_key, start=start, length=length)
-    except store.FAILURES as error:
-        log.exception("media_not_read", media_id=str(media.pk))
-        raise StorageAway from error
-    body: Any = _without_blocking(chunks) if isinstance(request, ASGIRequest) else chunks
-    return StreamingHttpResponse(body, status=status, headers=headers)
-
-
-def _headers(media: MessageMedia, etag: str) -> dict[str, str]:
-    mime_type = media.mime_type or UNKNOWN
-    inline = is_inline(mime_type)
-    return {
-        "Content-Type": mime_type if inline else UNKNOWN,
-        "Content-Disposition": content_disposition_header(not inline, _name_of(media)) or "attachment",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Security-Policy": POLICY,
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Cache-Control": f"private, max-age={KEPT_SECONDS}",
-        "Vary": "Cookie, Authorization, X-API-Key",
-        "Accept-Ranges": "bytes",
-        "ETag": etag,
-    }
-
-
-def _name_of(media: MessageMedia) -> str:
-    """The sender's name for it without any path, else one of ours."""
-    name = PurePath(media.file_name.replace("\\", "/")).name
-    name = "".join(letter for letter in name if letter.isprintable()).strip(". ")
-    return name or f"{media.media_type}-{media.pk.hex[-8:]}{ending(media.mime_type)}"
-
-
-async def _without_blocking(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Read in a thread: under ASGI a plain iterator would be read to its end into memory first."""
-    try:
-        while chunk := await asyncio.to_thread(next, chunks, b""):
-            yield chunk
-    finally:
-        close = getattr(chunks, "close", None)
-        if close is not None:
-            close()
+def _kept(media: MessageMedia) -> Kept:
+    return Kept(
+        id=media.pk, storage_key=media.storage_key, size=int(media.size or 0), sha256=media.sha256,
+        media_type=media.media_type, mime_type=media.mime_type, file_name=media.file_name,
+    )  # fmt: skip

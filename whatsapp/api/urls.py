@@ -18,6 +18,7 @@ from whatsapp.api.instances_actions import (
 from whatsapp.api.instances_reading import EventListView, QrPictureView, QrView, StatusView
 from whatsapp.api.media import MediaRetryView, MediaView
 from whatsapp.api.proxies import ExistsView, GroupListView, MetricsView, PollView
+from whatsapp.api.uploads import UploadContentView, UploadsView, UploadView
 
 _HERE = "api/integrations/whatsapp"
 _ONE = f"{_HERE}/instances/<str:instance_id>"
@@ -51,6 +52,9 @@ urlpatterns = [
     path("api/contacts/<uuid:contact_id>/messages", ContactDoor.as_view(), name="contact-door"),
     path(f"{_HERE}/media/<uuid:media_id>", MediaView.as_view(), name="api-media"),
     path(f"{_HERE}/media/<uuid:media_id>/retry", MediaRetryView.as_view(), name="api-media-retry"),
+    path("api/whatsapp/uploads", UploadsView.as_view(), name="api-uploads"),
+    path("api/whatsapp/uploads/<uuid:upload_id>", UploadView.as_view(), name="api-upload"),
+    path("api/whatsapp/uploads/<uuid:upload_id>/content", UploadContentView.as_view(), name="api-upload-content"),
     path(f"{_SIMPLE}/health", baileys.HealthView.as_view(), name="baileys-health"),
     path(f"{_SIMPLE}/connections", baileys.ConnectionListView.as_view(), name="baileys-connections"),
     path(f"{_SIMPLE}/reconnect-all", baileys.ReconnectAllView.as_view(), name="baileys-reconnect-all"),

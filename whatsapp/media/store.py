@@ -10,6 +10,7 @@ from uuid import UUID
 from botocore.exceptions import BotoCoreError, ClientError
 from django.core.files import File
 from django.core.files.storage import Storage, storages
+from django.utils.http import content_disposition_header
 
 from leadengine.errors import NotFound
 from whatsapp.media.sniffing import ending
@@ -26,12 +27,34 @@ def key_of(
     return f"whatsapp/{tenant_id}/{session_id}/{at:%Y}/{at:%m}/{message_id}/{sha256}{ending(mime_type)}"
 
 
+def upload_key(*, tenant_id: UUID, upload_id: UUID, at: datetime, ending: str) -> str:
+    """`whatsapp/<tenant>/<yyyy>/<mm>/<upload><ext>`: nothing that a caller typed is in it."""
+    return f"whatsapp/{tenant_id}/{at:%Y}/{at:%m}/{upload_id}{ending}"
+
+
 def save(key: str, file: IO[bytes], size: int) -> None:
     """Store a file under its key; one that lies there whole already is left alone. Raises: FAILURES."""
     storage = _storage()
     if storage.exists(key) and storage.size(key) == size:
         return
     storage.save(key, File(file))
+
+
+def remove(key: str) -> None:
+    """Delete a file; one that is not there is no error. Raises: FAILURES."""
+    _storage().delete(key)
+
+
+def presigned(key: str, *, seconds: int, name: str, mime_type: str) -> str | None:
+    """An address at the store itself that opens a file for so long; None where the store is a directory."""
+    storage: Any = _storage()
+    if not hasattr(storage, "bucket"):
+        return None
+    asked = {
+        "ResponseContentDisposition": content_disposition_header(as_attachment=True, filename=name),
+        "ResponseContentType": mime_type,
+    }
+    return str(storage.url(key, parameters=asked, expire=seconds))
 
 
 def read(key: str, *, start: int, length: int) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
-from leadengine.accounts.models import TenantOwned
+from leadengine.accounts.models import TenantOwned, TenantQuerySet
 
 
 class Upload(TenantOwned):
@@ -41,6 +41,8 @@ class Upload(TenantOwned):
     contact_id = models.UUIDField(null=True)
     last_used_at = models.DateTimeField(null=True)
     file_removed_at = models.DateTimeField(null=True)
+
+    objects: ClassVar = TenantQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("upload")

@@ -89,7 +89,7 @@ def claim_media(*, now: datetime, most: int, busy: Sequence[UUID], fresh: bool) 
             Claim(media_id, tenant_id, message_id, loads(source), attempts, created_at, until)
             for media_id, tenant_id, message_id, source, attempts, created_at in rows
         ]
-        sessions = _announce([claim.message_id for claim in claims], now)
+        sessions = announce_media([claim.message_id for claim in claims], now)
         for claim in claims:
             claim.session_id = sessions.get(claim.message_id)
     return claims
@@ -129,7 +129,7 @@ def settle_media(*, claim: Claim, verdict: Verdict, now: datetime) -> bool:
         )
         if not cursor.rowcount:
             return False
-        _announce([claim.message_id], now)
+        announce_media([claim.message_id], now)
         if verdict.outcome:
             metrics.count(metrics.media.labels(outcome=verdict.outcome))
         if verdict.state == MessageMedia.State.READY:
@@ -148,14 +148,14 @@ def reset_media(*, media: MessageMedia, now: datetime) -> None:
             [now, media.pk, media.tenant_id],
         )
         if cursor.rowcount:
-            _announce([media.message_id], now)
+            announce_media([media.message_id], now)
 
 
 def _lock(cursor: Any, message_id: UUID) -> None:
     cursor.execute("SELECT 1 FROM tickets_message WHERE id = %s FOR UPDATE", [message_id])
 
 
-def _announce(message_ids: Sequence[UUID], now: datetime) -> dict[UUID, UUID | None]:
+def announce_media(message_ids: Sequence[UUID], now: datetime) -> dict[UUID, UUID | None]:
     """Raise the versions of messages and tell how their files are; gives the session of each."""
     if not message_ids:
         return {}

@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 from pytest_django.fixtures import Settings
 
 from leadengine.errors import ConfigurationError, NotFound
 from leadengine.settings import media_storage
+from tests.whatsapp.bucket import Bucket, bucket_running, keep_at
 from whatsapp.media import store
-
-
-class Bucket:
-    """A server that speaks as much S3 as we use; it refuses what is not signed."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.sent = 0
-        bucket = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    bucket.sent += len(body)
-                    self.wfile.write(body)
-
-            def key(self) -> str:
-                assert self.headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=key/"), "signed"
-                return unquote(urlsplit(self.path).path)
-
-            def do_PUT(self) -> None:
-                bucket.objects[self.key()] = self.rfile.read(int(self.headers["Content-Length"]))
-                self.answer(200, ETag='"x"')
-
-            def do_HEAD(self) -> None:
-                self.do_GET()
-
-            def do_GET(self) -> None:
-                data = bucket.objects.get(self.key())
-                if data is None:
-                    self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-                elif wanted := self.headers["Range"]:
-                    first, last = wanted.removeprefix("bytes=").split("-")
-                    self.answer(206, data[int(first) : int(last) + 1], ETag='"x"')
-                else:
-                    self.answer(200, data, ETag='"x"', Last_Modified="Sat, 21 Nov 2026 10:00:00 GMT")
-
-            def log_message(self, *_: Any) -> None:
-                """Quiet."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"127.0.0.1:{self.server.server_address[1]}"
-
-
-def keep_at(url: str, settings: Settings) -> None:
-    settings.STORAGES = {**settings.STORAGES, "media": media_storage(url)}
 
 
 @pytest.fixture
 def bucket() -> Iterator[Bucket]:
-    running = Bucket()
-    thread = threading.Thread(target=running.server.serve_forever, args=[0.02])
-    thread.start()
-    yield running
-    running.server.shutdown()
-    thread.join()
-    running.server.server_close()
+    with bucket_running() as running:
+        yield running
 
 
 KEY = "whatsapp/t/s/2026/11/m/abc.jpg"
@@ -84,7 +26,7 @@ KEY = "whatsapp/t/s/2026/11/m/abc.jpg"
 
 def test_a_bucket_keeps_files_and_gives_parts_of_them(bucket: Bucket, settings: Settings) -> None:
     data = bytes(range(256)) * 1000
-    keep_at(f"s3://key:se%2Fcret@{bucket.address}/files?tls=false", settings)
+    keep_at(bucket.url, settings)
     store.save(KEY, BytesIO(data), len(data))
     assert bucket.objects == {f"/files/{KEY}": data}
     bucket.objects[f"/files/{KEY}"] = b"short"
@@ -96,6 +38,9 @@ def test_a_bucket_keeps_files_and_gives_parts_of_them(bucket: Bucket, settings: 
     assert bucket.sent == len(data) + 70_000, "a part costs a part"
     with pytest.raises(NotFound):
         store.read("whatsapp/none", start=0, length=1)
+    store.remove(KEY)
+    store.remove(KEY)  # what is gone is gone
+    assert bucket.objects == {}
 
 
 def test_a_bucket_that_is_away_is_a_failure_that_is_named(settings: Settings) -> None:
@@ -113,6 +58,10 @@ def test_a_directory_does_the_same(tmp_path: Path, settings: Settings) -> None:
     path.write_bytes(b"012")
     store.save(KEY, BytesIO(b"0123456789"), 10)
     assert b"".join(store.read(KEY, start=3, length=4)) == b"3456"
+    assert store.presigned(KEY, seconds=60, name="a.txt", mime_type="text/plain") is None
+    store.remove(KEY)
+    store.remove(KEY)
+    assert not path.exists()
     with pytest.raises(NotFound):
         store.read("whatsapp/none", start=0, length=1)
 
