@@ -329,7 +329,11 @@ def test_line_of_a_ticket_without_one_replaced_or_overridden(committed_world: Wo
             tenant=committed_world.ipe, owner=committed_world.admin, session_name="Nova", connection_id="nova",
             status="connected",
         )  # fmt: skip
-        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(replaced_by=newer.pk, status="disconnected")
+        between = WhatsAppSession.objects.create(
+            tenant=committed_world.ipe, owner=committed_world.admin, session_name="Meio", connection_id="meio",
+            status="disconnected", replaced_by=newer.pk,
+        )  # fmt: skip
+        WhatsAppSession.objects.filter(pk=committed_world.line.pk).update(replaced_by=between.pk, status="disconnected")
     row = reload(queue(committed_world, ticket))
     assert row.session_id == newer.pk
     assert (row.metadata["whatsapp"]["instanceId"], row.metadata["whatsapp"]["instanceOverride"]) == ("nova", False)

@@ -287,7 +287,9 @@ def test_detail_and_list(committed_world: World, settings: Any) -> None:
     assert [row["id"] for row in rest["data"]] == [str(rows[0].pk)]
     assert rest["meta"]["nextCursor"] is None
     assert supervisor.get(f"messages?ticketId={uuid4()}")[1]["data"] == []
-    assert code(supervisor.get("messages?foo=1")) == (400, "VALIDATION_ERROR")
+    for bad in ("foo=1", "status=LOST", "direction=UP", "ticketId=1", "limit=0", "limit=101"):
+        assert code(supervisor.get(f"messages?{bad}")) == (400, "VALIDATION_ERROR")
+    assert code(supervisor.get(f"messages/{rows[0].pk}?include=all")) == (400, "VALIDATION_ERROR")
     assert Caller(committed_world.outsider).get("messages")[1]["data"] == []
 
 

@@ -90,8 +90,13 @@ class NoBody(Body):
     """These actions take no field."""
 
 
+State = Literal[
+    "RECEIVED", "SCHEDULED", "QUEUED", "SENDING", "UNCONFIRMED", "SENT", "DELIVERED", "READ", "FAILED", "CANCELED"
+]
+
+
 class MessageQuery(Query):
-    status: tuple[str, ...] = ()
+    status: tuple[State, ...] = ()
     session_id: UUID | None = None
     ticket_id: UUID | None = None
     direction: Literal["INBOUND", "OUTBOUND"] | None = None

@@ -126,10 +126,12 @@ def find_ticket(*, ticket_id: UUID, author: User | None) -> Ticket:
 
 
 def line_of_session(*, session_id: UUID | None) -> Line:
-    """The line of a session, or the one that replaced it. Raises: InstanceRequired when there is none."""
+    """The line of a session, or the last of those that replaced it. Raises: InstanceRequired when there is none."""
     transport = get_transport(CHANNEL)
     line = transport.line(session_id) if session_id else None
-    if line is not None and line.replaced_by is not None:
+    met: set[UUID] = set()
+    while line is not None and line.replaced_by is not None and line.id not in met:
+        met.add(line.id)
         line = transport.line(line.replaced_by)
     if line is None:
         raise InstanceRequired

@@ -110,7 +110,7 @@ def _reason_to_wait(message: Message, now: datetime) -> str | None:
         cursor.execute(
             """SELECT coalesce(
                    (SELECT wait_reason FROM tickets_message WHERE session_id = %s AND status = 'QUEUED'
-                        AND wait_reason IN ('SESSION_OFFLINE', 'PACING') AND not_before > %s LIMIT 1),
+                        AND wait_reason IN ('SESSION_OFFLINE', 'PACING', 'CIRCUIT_OPEN') AND not_before > %s LIMIT 1),
                    (SELECT 'ORDER' FROM tickets_message
                         WHERE ticket_id = %s AND status IN ('QUEUED', 'SENDING') LIMIT 1))""",
             [message.session_id, now, message.ticket_id],
