@@ -12,7 +12,9 @@ Measured with Celery 5.7.0 and kombu 5.7.0, Valkey killed with SIGKILL and start
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 import time
 from typing import Any
 
@@ -20,6 +22,7 @@ import psycopg
 import structlog
 from celery import bootsteps
 from celery.app.base import Celery
+from celery.signals import worker_shutting_down
 from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.request import Request
@@ -35,13 +38,15 @@ from whatsapp.services.sessions import listening
 log = structlog.get_logger(__name__)
 
 QUEUES = (INBOUND, MAINTENANCE, DEFAULT)
+FINISH_SECONDS = 45.0  # for the calls that are under way at SIGTERM (spec/outbound.md section 7)
 SENDING_THREADS = 64  # a broker may take 28 s for one send: many calls wait at once (D49)
 
 
 def run_worker(*, app: Celery, name: str, queues: tuple[str, ...], concurrency: int) -> int:
     """Run a worker in this process until SIGTERM (it ends its tasks first) or until it is deaf; returns the exit code.
 
-    Sends run on threads, since they wait; everything else in processes, since it computes.
+    A worker that sends has FINISH_SECONDS for that. Sends run on threads, since they wait; everything else in
+    processes, since it computes.
     """
     sends = SENDING in queues
     app.conf.worker_consumer = f"{__name__}:Listener"
@@ -61,9 +66,26 @@ def run_worker(*, app: Celery, name: str, queues: tuple[str, ...], concurrency: 
         pulse_kind=("sender" if set(queues) == {SENDING} else "both") if sends else "worker",
     )
     if sends:
+        worker_shutting_down.connect(_finish_in_time, weak=False)
         listening.start()
     worker.start()
     return int(worker.exitcode or 0)
+
+
+def end_after(seconds: float) -> None:
+    """End this process then, unless it has ended by itself: what it had in flight is left to the leases."""
+
+    def end() -> None:
+        log.error("worker_cut_off", seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _finish_in_time(**_: Any) -> None:
+    end_after(FINISH_SECONDS)
 
 
 class LateRequest(Request):

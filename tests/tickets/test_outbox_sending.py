@@ -27,6 +27,7 @@ from tickets.models import Message, MessageMedia, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
 from tickets.services.outbox.claiming import _CLAIM, _FIND, _NEXT, _PACED, _STATE
 from tickets.services.outbox.holding import _HOLD
+from tickets.transports import SendOrder, Sent
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
 from whatsapp.services.sessions.acting import release_session
