@@ -35,8 +35,9 @@ POLL = {"to": "11988887777", "question": "Qual horário?", "options": ["Manhã",
 
 
 @pytest.fixture
-def line(committed_world: World, broker: Broker) -> World:
+def line(committed_world: World, broker: Broker, settings: Any) -> World:
     """The two tenants, the line of one of them open at the simulator."""
+    settings.REDIS_RATE_LIMIT_RPM = 60
     broker.control("ipe-01/open")
     return committed_world
 
