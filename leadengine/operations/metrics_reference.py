@@ -27,7 +27,7 @@ _READ = """\
 
 ## Read at the scrape
 
-From PostgreSQL and the queue engine, at most 5 s old, and the same in every replica: `max by`, never `sum`.
+From PostgreSQL, Redis and the queue engine, at most 5 s old, and the same in every replica: `max by`, never `sum`.
 `leadengine_collector_up` says which could be read.
 
 """
