@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar
 
 from django.utils import timezone
 from pydantic import AwareDatetime, Field, model_validator
@@ -32,6 +32,8 @@ from whatsapp.transport import UnsupportedRecipient, choose_address
 
 MOST_NUMBERS = 50
 _DAY = timedelta(days=1)
+# Years in which dates can be reckoned with.
+Time = Annotated[AwareDatetime, Field(ge=datetime(2000, 1, 1, tzinfo=UTC), le=datetime(2100, 1, 1, tzinfo=UTC))]
 _SENT = ("SENT", "DELIVERED", "READ")
 _STATES = ("SCHEDULED", "QUEUED", "SENDING", "UNCONFIRMED", *_SENT, "FAILED", "CANCELED")
 
@@ -83,8 +85,8 @@ class GroupListShape(Shape):
 class MetricsQuery(Body):
     """A time of at most 31 days; the last 24 hours when nothing is said."""
 
-    since: AwareDatetime | None = Field(None, alias="from")
-    until: AwareDatetime | None = Field(None, alias="to")
+    since: Time | None = Field(None, alias="from")
+    until: Time | None = Field(None, alias="to")
 
     def window(self, now: datetime) -> tuple[datetime, datetime]:
         """The time that is asked for. Raises: ValidationFailed."""

@@ -199,7 +199,8 @@ def test_metrics_of_a_line_as_we_and_as_the_broker_count_it(line: World, broker:
     assert data_of(send(client, "get", f"{ONE}/metrics?{window}"), MetricsShape)["local"]["sent"] == 5
     for wrong in (
         "from=yesterday", "from=2026-01-01T00:00:00", "from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z",
-        "from=2026-01-01T00:00:00Z&to=2026-02-02T00:00:00Z", "since=1",
+        "from=2026-01-01T00:00:00Z&to=2026-02-02T00:00:00Z", "since=1", "to=0001-01-01T00:00:00Z",
+        "from=9999-12-31T23:59:59-12:00", "to=9999-12-31T23:59:59-12:00",
     ):  # fmt: skip
         assert refused(send(client, "get", f"{ONE}/metrics?{wrong}")) == (400, "VALIDATION_ERROR"), wrong
     settings.REDIS_RATE_LIMIT_RPM = 0
