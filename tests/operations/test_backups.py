@@ -35,6 +35,7 @@ from leadengine.operations.simulated import Line, find_simulator
 from tests.conftest import World
 from tests.environment import NAME, url
 from tests.operations.conftest import SimulatorThread
+from tests.webhooks.receiver import connect
 from tests.whatsapp.inbound import receive, text_event
 from tickets.models import Message
 from whatsapp.api.closed import sign
@@ -228,6 +229,7 @@ def test_backups_are_encrypted_in_production(
 
 
 def test_parts_hold_only_their_rows_and_verify(committed_world: World) -> None:
+    connect(committed_world.admin, "https://erp.example.test/")
     receive(text_event("um"))
     protected = create_backup(kind="manual", part="protected")
     counts = protected.manifest["tables"]
@@ -236,6 +238,7 @@ def test_parts_hold_only_their_rows_and_verify(committed_world: World) -> None:
     verify_backup(protected)
     kept = create_backup(kind="manual", part="settings").manifest["tables"]
     assert (kept["whatsapp_sessions"], kept["accounts_user"], kept["whatsapp_atendimentos"]) == (2, 6, 0)
+    assert (kept["webhooks_endpoint"], kept["webhooks_delivery"]) == (1, 0)
     with pytest.raises(CommandError, match="no backup of everything"):
         call_command("backup_restore", "--latest", "--yes")
     with pytest.raises(BackupFailed, match="a part of the database only"):
@@ -243,6 +246,8 @@ def test_parts_hold_only_their_rows_and_verify(committed_world: World) -> None:
     without = create_backup(kind="manual", without_messages=True)
     counts = without.manifest["tables"]
     assert (counts["tickets_message"], counts["whatsapp_webhookevent"], counts["tickets_ticket"]) == (0, 0, 1)
+    told = ("webhooks_outgoingevent", "webhooks_delivery", "webhooks_endpoint")
+    assert [counts[name] for name in told] == [0, 0, 1]
     verify_backup(without)
 
 

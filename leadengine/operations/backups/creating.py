@@ -31,13 +31,13 @@ PARTS = {
     ),
     "settings": (
         "accounts_tenant", "accounts_user", "accounts_apikey", "whatsapp_sessions", "whatsapp_maintenance",
-        "tickets_queue", "tickets_queuemembership", "tickets_closereason", "leads_pipelinestage",
+        "tickets_queue", "tickets_queuemembership", "tickets_closereason", "leads_pipelinestage", "webhooks_endpoint",
         "operations_configsnapshot", "operations_protectedchange", "operations_emergencycontact",
     ),
 }  # fmt: skip
 _ALWAYS = ("django_migrations",)
-# What customers wrote: the messages, and the webhooks that brought them.
-_MESSAGES = ("tickets_message", "whatsapp_webhookevent")
+# What customers wrote: the messages, the webhooks that brought them, and those that told of them.
+_MESSAGES = ("tickets_message", "whatsapp_webhookevent", "webhooks_outgoingevent")
 
 
 def create_backup(*, kind: str, part: str = WHOLE, without_messages: bool = False) -> Backup:

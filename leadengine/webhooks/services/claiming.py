@@ -43,21 +43,21 @@ FROM waiting w JOIN webhooks_endpoint e ON e.id = w.endpoint_id
 WHERE w.due <= %(now)s AND e.enabled AND e.deleted_at IS NULL
 ORDER BY w.due
 """
+_CHOOSE = """
+SELECT d.id, d.status = 'SENDING'
+FROM unnest(%(endpoints)s::uuid[], %(shares)s::int[]) AS share (endpoint_id, most), LATERAL (
+    SELECT id, status FROM webhooks_delivery
+    WHERE endpoint_id = share.endpoint_id AND status IN ('PENDING', 'SENDING') AND next_attempt_at <= %(now)s
+    ORDER BY next_attempt_at, id LIMIT share.most FOR UPDATE SKIP LOCKED) d
+"""
+# By a list of ids: of a subquery the planner expects so many rows that it reads the tables whole.
 _CLAIM = """
-WITH due AS (
-    SELECT d.id, d.status
-    FROM unnest(%(endpoints)s::uuid[], %(shares)s::int[]) AS share (endpoint_id, most), LATERAL (
-        SELECT id, status FROM webhooks_delivery
-        WHERE endpoint_id = share.endpoint_id AND status IN ('PENDING', 'SENDING') AND next_attempt_at <= %(now)s
-        ORDER BY next_attempt_at, id LIMIT share.most FOR UPDATE SKIP LOCKED) d
-)
 UPDATE webhooks_delivery d SET status = 'SENDING', claim_token = gen_random_uuid(), next_attempt_at = %(until)s,
     tries = d.tries + 1, attempts = d.attempts + 1
-FROM due, webhooks_endpoint e, webhooks_outgoingevent o
-WHERE d.id = due.id AND e.id = d.endpoint_id AND o.id = d.event_id
+FROM webhooks_endpoint e, webhooks_outgoingevent o
+WHERE d.id = ANY(%(ids)s::uuid[]) AND e.id = d.endpoint_id AND o.id = d.event_id
 RETURNING d.id, d.tenant_id, d.endpoint_id, d.event_id, d.claim_token, d.tries, d.attempts, d.type, e.url, e.secret,
-    CASE WHEN e.previous_until > %(now)s THEN e.previous_secret ELSE '' END, o.body, e.failures > 0,
-    due.status = 'SENDING'
+    CASE WHEN e.previous_until > %(now)s THEN e.previous_secret ELSE '' END, o.body, e.failures > 0
 """
 
 
@@ -109,9 +109,14 @@ def claim_due(*, now: datetime, hands: Hands) -> list[Claim]:
         values: dict[str, Any] = {
             "endpoints": list(shares), "shares": list(shares.values()), "now": now, "until": now + LEASE,
         }  # fmt: skip
-        cursor.execute(_CLAIM, values)
-        rows = cursor.fetchall()
-        _note_lost(cursor, [row for row in rows if row[-1]], now)
+        cursor.execute(_CHOOSE, values)
+        chosen = dict(cursor.fetchall())
+        if not chosen:
+            return []
+        cursor.execute(_CLAIM, {**values, "ids": list(chosen)})
+        turns = {key: turn for turn, key in enumerate(chosen)}
+        rows = sorted(cursor.fetchall(), key=lambda row: turns[row[0]])
+        _note_lost(cursor, [row for row in rows if chosen[row[0]]], now)
     return [_claim(row) for row in rows]
 
 
@@ -146,23 +151,9 @@ def _note_lost(cursor: Any, rows: Sequence[Any], now: datetime) -> None:
     insert_rows(cursor, "webhooks_attempt", columns, lost, "ON CONFLICT (delivery_id, number) DO NOTHING")
 
 
-def _claim(row: Sequence[Any]) -> Claim:
-    (
-        delivery_id,
-        tenant_id,
-        endpoint_id,
-        event_id,
-        token,
-        tries,
-        number,
-        kind,
-        url,
-        secret,
-        previous,
-        body,
-        failing,
-        _,
-    ) = row
+def _claim(row: Any) -> Claim:
+    delivery_id, tenant_id, endpoint_id, event_id, token, tries, number, kind, url, *rest = row
+    secret, previous, body, failing = rest
     opened = (unseal(one) for one in (secret, previous) if one)
-    keys = tuple(one for one in opened if one)
-    return Claim(delivery_id, tenant_id, endpoint_id, event_id, token, tries, number, kind, url, keys, body, failing)
+    secrets = tuple(one for one in opened if one)
+    return Claim(delivery_id, tenant_id, endpoint_id, event_id, token, tries, number, kind, url, secrets, body, failing)
