@@ -308,3 +308,14 @@ def test_lists_read_all_circuits_at_once(committed_world: World, monkeypatch: py
     answer = by_cookie(committed_world.supervisor).get("/api/integrations/whatsapp/instances?fields=full")
     assert [one["circuit"]["state"] for one in answer.json()["data"]] == ["open"]
     assert len(asked) == 1
+
+
+def test_people_see_it_and_may_release_it(committed_world: World) -> None:
+    page = f"/sessions/{committed_world.line.pk}/"
+    supervisor, owner = by_cookie(committed_world.supervisor), by_cookie(committed_world.admin)
+    assert "session-circuit" not in supervisor.get(page).content.decode()
+    fail(committed_world, at=timezone.now())
+    shown = supervisor.get(page).content.decode()
+    assert "session-circuit" in shown
+    assert "act-session-release" in shown
+    assert "say-warning" in owner.get("/sessions/").content.decode()

@@ -283,8 +283,12 @@ def test_broker_05_a_risk_pause_is_flagged_and_replies_to_known_contacts_go_on(
         requests.post(f"{broker.url}/instances/ipe-01/{path}", json=body, headers={"x-api-key": KEY}, timeout=10)
     with events_of(committed_world) as events:
         sync_sessions(now=timezone.now())
-        until(lambda: announce_late(now=timezone.now()) or events())
-        assert [data["riskPaused"] for name, data in events() if name == "whatsapp.session.updated"][-1:] == [False]
+
+        def told() -> list[Any]:
+            announce_late(now=timezone.now())
+            return [data["riskPaused"] for name, data in events() if name == "whatsapp.session.updated"]
+
+        until(lambda: told()[-1:] == [False])
     assert (reload(held).status, reload(held).wait_reason) == ("QUEUED", None)
     send(committed_world)
     assert broker.texts() == ["conhecida", "estranha"]

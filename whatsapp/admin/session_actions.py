@@ -26,6 +26,7 @@ from leadengine.admin_site.base import DialogForm, dialog
 from leadengine.admin_site.display import screen
 from leadengine.admin_site.site import person, scope_of, tenant_of
 from leadengine.errors import DomainError, ValidationFailed
+from tickets.services.outbox.circuit import read_circuits
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.sessions.acting import carry_out, find_unclaimed, release_session, renew_qr
 from whatsapp.services.sessions.looking import load_session
@@ -173,10 +174,10 @@ class SessionActions:
 
     @dialog(
         title=_("Release"),
-        ask=_("WhatsApp saw a risk and sending waits. What waits leaves at once."),
+        ask=_("WhatsApp saw a risk, or did not answer, and sending waits. What waits leaves at once."),
         icon="lock_open",
         outside=True,
-        fits=lambda user, one: _here(user, one) and one.risk_paused,
+        fits=lambda user, one: _here(user, one) and (one.risk_paused or one.pk in read_circuits(now=timezone.now())),
     )
     def release(self, request: HttpRequest, session: Any, form: Any) -> Any:
         release_session(session=session, asker=_asker(request))

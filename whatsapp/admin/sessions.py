@@ -32,6 +32,7 @@ from leadengine.admin_site.display import (
 from leadengine.admin_site.filters import pick, rows_of
 from leadengine.admin_site.site import person, tenant_of
 from tickets.models import Queue
+from tickets.services.outbox.circuit import read_circuits
 from whatsapp.admin.keeping import snapshot
 from whatsapp.admin.session_actions import SessionActions
 from whatsapp.models import PersistenceJournal, SessionEvent, WebhookEvent, WhatsAppSession
@@ -233,7 +234,13 @@ class SessionAdmin(SessionActions, BackOfficeAdmin):
 
     @column(_("sending paused"))
     def paused(self, session: WhatsAppSession) -> Any:
-        return chip("bad", _("paused because of a risk")) if session.risk_paused else _("no")
+        if session.risk_paused:
+            return chip("bad", _("paused because of a risk"))
+        return (
+            chip("warn", _("no answer, tried again soon"))
+            if session.pk in read_circuits(now=timezone.now())
+            else _("no")
+        )
 
     @column(_("attempts to reconnect"))
     def retries(self, session: WhatsAppSession) -> str:

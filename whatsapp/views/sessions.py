@@ -17,6 +17,7 @@ from django.views.decorators.http import require_GET
 from leadengine.accounts.scopes import user_scope
 from leadengine.errors import NotConfigured
 from tickets.queries import tab_counts
+from tickets.services.outbox.circuit import read_circuits
 from tickets.views.access import DeskRequest, by_script, desk
 from whatsapp.adapters import get_adapter
 from whatsapp.forms import NameForm
@@ -82,9 +83,10 @@ def list_context(request: DeskRequest, form: NameForm | None = None, refusal: st
         today = count_today([row.pk for row in rows])
         context = _around(request)
     now = timezone.now()
+    circuits = read_circuits(now=now)
     return {
         **context,
-        "sessions": [show_session(row, request.user, now, today.get(row.pk)) for row in rows],
+        "sessions": [show_session(row, request.user, now, today.get(row.pk), circuits) for row in rows],
         "may_create": may_create(request.user),
         "missing": _missing(),
         "form": form or NameForm(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from leadengine.accounts.models import User
 from leadengine.accounts.permissions import Role
 from leadengine.admin_site.display import lasting
 from tickets.models import Message
+from tickets.services.outbox.circuit import CLOSED, Circuit, read_circuits
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.lines import evidence_of
 from whatsapp.services.sessions.qr import QrShown, shown_qr
@@ -78,6 +79,7 @@ class ShownSession:
     qr: QrShown
     seconds_left: int
     today: Today
+    circuit: Circuit
 
     @property
     def waits(self) -> bool:
@@ -90,8 +92,15 @@ class ShownSession:
         return not self.waits and not self.session.connected
 
 
-def show_session(session: WhatsAppSession, user: User, now: datetime, today: Today | None = None) -> ShownSession:
-    """Everything that the templates need of a connection; its owner must be loaded."""
+def show_session(
+    session: WhatsAppSession,
+    user: User,
+    now: datetime,
+    today: Today | None = None,
+    circuits: Mapping[UUID, Circuit] | None = None,
+) -> ShownSession:
+    """Everything that the templates need of a connection; its owner must be loaded. A list reads `circuits` once."""
+    circuits = read_circuits(now=now) if circuits is None else circuits
     tone, icon = _LOOKS[Status(session.status)]
     evidence, qr = evidence_of(session, now), shown_qr(session, now)
     unheard = evidence["stale"] and (session.desired_state == "connected" or session.connected)
@@ -102,7 +111,7 @@ def show_session(session: WhatsAppSession, user: User, now: datetime, today: Tod
         may_end=session.owner_id == user.pk or user.role == Role.ADMIN, may_release=user.is_supervisor,
         evidence=evidence, unheard=lasting((now - heard).total_seconds()) if unheard else "", qr=qr,
         seconds_left=max(0, int((qr.expires_at - now).total_seconds())) if qr.expires_at else 0,
-        today=today or Today(),
+        today=today or Today(), circuit=circuits.get(session.pk, CLOSED),
     )  # fmt: skip
 
 

@@ -17,12 +17,12 @@ from tickets.services.outbox.actions import (
 )
 from tickets.services.outbox.checking import Wish
 from tickets.services.outbox.circuit import close_circuit
-from tickets.services.outbox.holding import free_held
+from tickets.services.outbox.holding import free_held, release_held, wake_session
 from tickets.services.outbox.purging import purge_outbox
 from tickets.services.outbox.scheduling import release_scheduled
 from tickets.services.outbox.sending import send_due, stopping
 from tickets.services.outbox.sweeping import sweep_outbox
-from tickets.services.outbox.waking import move_queued, release_held, sender_key, wake_sender, wake_session
+from tickets.services.outbox.waking import move_queued, sender_key, wake_sender
 
 __all__ = [
     "Queued",

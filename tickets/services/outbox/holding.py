@@ -1,4 +1,4 @@
-"""Telling what a due message waits for: the line is offline, over its pace, or its circuit is open."""
+"""What due messages of a line wait for (it is offline, over its pace, its circuit is open), and the end of that."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position,
 _FREE = """
 UPDATE tickets_message m SET wait_reason = NULL, not_before = NULL, version = m.version + 1
 FROM tickets_ticket t
-WHERE m.session_id = %(session)s AND m.status = 'QUEUED' AND m.wait_reason = 'CIRCUIT_OPEN' AND t.id = m.ticket_id
+WHERE m.session_id = %(session)s AND m.status = 'QUEUED' AND m.wait_reason = %(waits)s AND t.id = m.ticket_id
 RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position, m.version, m.not_before
 """
 
@@ -56,11 +56,24 @@ def hold_due(*, line: Line, reason: str, untils: Sequence[datetime], now: dateti
     return _change(_HOLD, {**where, "reason": reason}, reason, now)
 
 
-def free_held(*, session_id: UUID, now: datetime) -> int:
-    """A circuit closed: what waited for it is due now, and its sender wakes; how many. Runs in the caller's scope."""
-    freed = _change(_FREE, {"session": session_id}, None, now)
+def wake_session(*, session_id: UUID, now: datetime) -> None:
+    """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
+    _free(session_id, "SESSION_OFFLINE", now)
+
+
+def release_held(*, session_id: UUID, now: datetime) -> None:
+    """A risk pause was lifted: what it held is due now, and its sender wakes. Runs in the caller's scope."""
+    _free(session_id, "RISK_PAUSED", now)
+
+
+def free_held(*, session_id: UUID, now: datetime) -> None:
+    """A circuit closed: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
+    _free(session_id, "CIRCUIT_OPEN", now)
+
+
+def _free(session_id: UUID, reason: str, now: datetime) -> None:
+    _change(_FREE, {"session": session_id, "waits": reason}, None, now)
     wake_sender(session_id)
-    return freed
 
 
 def _change(statement: str, values: dict[str, Any], reason: str | None, now: datetime) -> int:

@@ -78,11 +78,13 @@ def _end_expired(now: datetime) -> None:
     rule = "m.status = 'QUEUED' AND coalesce(m.received_at, m.created_at) < %s"
     oldest = now - timedelta(seconds=settings.OUTBOUND_MAX_AGE_SECONDS)
     transport = get_transport(CHANNEL)
-    for row in change_rows(sets, rule, [now, dumps(expired(None)), oldest]):
+    rows = change_rows(sets, rule, [now, dumps(expired(None)), oldest])
+    lines = {session_id: transport.line(session_id) for session_id in {row.session_id for row in rows}}
+    for row in rows:
         changes = {"status": "FAILED", "failed_at": now, "wait_reason": None, "not_before": None, "error": row.error}
         announce_change(place=row.place, version=row.version, changes=changes, now=now)
         metrics.count(metrics.outbound.labels(origin=row.source, type=row.type, status="failed"))
-        line = transport.line(row.session_id)
+        line = lines[row.session_id]
         name = line.name if line else ""
         metrics.count(metrics.messages_failed.labels(instance_name=name, type=row.type, reason=EXPIRED))
 

@@ -32,16 +32,6 @@ def wake_sender_at(session_id: UUID, *, at: datetime, now: datetime) -> None:
     wake_on_commit(task, key=f"{sender_key(session_id)}:{at:%H%M%S}", session_id=str(session_id))
 
 
-def wake_session(*, session_id: UUID, now: datetime) -> None:
-    """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
-    _let_go(session_id, "SESSION_OFFLINE", now)
-
-
-def release_held(*, session_id: UUID, now: datetime) -> None:
-    """A risk pause was lifted: what it held is due now, and its sender wakes. Runs in the caller's scope."""
-    _let_go(session_id, "RISK_PAUSED", now)
-
-
 def move_queued(*, old_id: UUID, new_id: UUID) -> None:
     """A session was replaced: what waits on the old one leaves through the new one. Runs in the caller's scope.
 
@@ -56,13 +46,3 @@ def move_queued(*, old_id: UUID, new_id: UUID) -> None:
             [new_id, old_id],
         )
     wake_sender(new_id)
-
-
-def _let_go(session_id: UUID, reason: str, now: datetime) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """UPDATE tickets_message SET not_before = %s, wait_reason = NULL
-               WHERE session_id = %s AND status = 'QUEUED' AND wait_reason = %s""",
-            [now, session_id, reason],
-        )
-    wake_sender(session_id)
