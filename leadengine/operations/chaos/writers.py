@@ -112,7 +112,7 @@ class Writer(threading.Thread):
         whole = body if by_header else body | {"idempotencyKey": key}
         while time.monotonic() < end:
             try:
-                answer = requests.post(self.product.url + path, json=whole, headers=headers, timeout=10)
+                answer = requests.post(self.product.url + path, json=whole, headers=headers, timeout=5)
             except requests.RequestException:
                 answer = None
             if answer is not None and answer.status_code == 202:
