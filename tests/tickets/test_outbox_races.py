@@ -19,7 +19,7 @@ from django.db import connection
 from django.utils import timezone
 
 from leadengine.accounts.scopes import tenant_scope
-from leadengine.celery import SENDING
+from leadengine.celery import SENDING, app
 from leadengine.redis import client
 from tests.conftest import World
 from tests.environment import url
@@ -221,18 +221,32 @@ def worker_running(broker_url: str) -> Iterator[subprocess.Popen[bytes]]:
         process.communicate()
 
 
-def test_worker_sends_what_a_door_accepted_and_survives_a_flushed_redis(committed_world: World, broker: Broker) -> None:
+def test_outbound_03_and_19_worker_sends_what_a_door_accepted_and_survives_a_flushed_redis(
+    committed_world: World, broker: Broker
+) -> None:
     ticket = conversation(committed_world)
     with worker_running(broker.url):
-        first = queue(committed_world, ticket, "um")
+        first = queue(committed_world, ticket, "um", idempotency_key="k")
         until(lambda: reload(first).status == "SENT", 30)
         client().flushdb()
+        assert accept(committed_world, ticket, "um", idempotency_key="k").replayed
         second = queue(committed_world, ticket, "dois")
         client().delete(SENDING)  # the wake-up is lost
         client().flushdb()
         sweep_outbox(now=timezone.now())
         until(lambda: reload(second).status == "SENT", 15)
-    assert broker.texts() == ["um", "dois"]
+        # What may be taken back for a second, and what was meant for now: nobody sweeps.
+        assert committed_world.agent.tenant is not None
+        committed_world.agent.tenant.settings = {"undoSeconds": 1}
+        third = queue(committed_world, ticket, "três")
+        assert reload(third).wait_reason == "UNDO_WINDOW"
+        until(lambda: reload(third).status == "SENT", 5)
+        fourth = queue(committed_world, ticket, "quatro", scheduled_at=timezone.now() + timedelta(seconds=61))
+        with tenant_scope(committed_world.ipe.pk):
+            Message.objects.filter(pk=fourth.pk).update(scheduled_at=timezone.now())
+        app.send_task("tickets.release_scheduled")  # as the clock does each 2 s
+        until(lambda: reload(fourth).status == "SENT", 3)
+    assert broker.texts() == ["um", "dois", "três", "quatro"]
 
 
 def test_worker_tries_again_by_itself(committed_world: World) -> None:
