@@ -9,7 +9,7 @@ import pytest
 from leadengine.operations.chaos.fates import Arrival, Row, Try, judge_fates
 from leadengine.operations.chaos.misbehaving import FAULTS
 from leadengine.operations.chaos.product import RunningProduct
-from leadengine.operations.chaos.send import SHORT, chaos_send
+from leadengine.operations.chaos.send import FIRST, SHORT, chaos_send
 from leadengine.operations.chaos.writers import Promise
 from tests.e2e.conftest import Running
 from tests.product import Product
@@ -26,6 +26,7 @@ def test_outbound_06_and_07_and_08_and_12_each_message_is_at_a_phone_once_or_say
     assert outcome.good, "\n".join(outcome.as_lines())
     assert outcome.accepted == SHORT.messages
     assert outcome.kills.total() == SHORT.kills
+    assert set(FIRST) <= set(outcome.kills)
     assert set(outcome.faults) == set(FAULTS)
     assert outcome.replayed >= 1
     assert outcome.found.arrived + sum(outcome.found.ended.values()) == SHORT.messages

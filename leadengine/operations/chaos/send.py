@@ -28,7 +28,8 @@ SETTINGS = {
     "REDIS_RATE_LIMIT_RPM": "0", "OUTBOUND_TPS_DEFAULT": "1000", "WHATSAPP_OUTBOUND_CIRCUIT_COOLDOWN_MS": "2000",
     "OUTBOUND_CONCURRENCY_PER_SESSION": "8",
 }  # fmt: skip
-KINDS = ("sender", "sender", "sender", "worker-1", "web", "valkey", "flush", "connections", "postgres")
+# Who is hurt in every round: first, in some order, what sends or remembers, then, in some order, the others.
+FIRST, THEN = ("sender", "sender", "valkey", "flush", "postgres"), ("sender", "worker-1", "web", "connections")
 KNOWN = 2  # of three customers two have written to us before; the third is a stranger
 _LOOK = 0.25
 
@@ -232,12 +233,12 @@ def _hurt(
     product: RunningProduct, slug: str, size: Size, chance: random.Random, outcome: Outcome,
     step: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Spread the kills over the sending; each kind comes in every round of kinds, in an order of its own."""
+    """Spread the kills over the sending."""
     left: list[str] = []
     for number in range(1, size.kills + 1):
         _wait_for_turn(product, slug, number * size.messages // (size.kills + 1), size.kill_seconds)
         if not left:
-            left = chance.sample(KINDS, len(KINDS))
+            left = chance.sample(THEN, len(THEN)) + chance.sample(FIRST, len(FIRST))
         name = left.pop()
         # The database may be on its way back, and so may Valkey.
         with contextlib.suppress(psycopg.Error, redis.RedisError):
