@@ -232,7 +232,12 @@ def test_times_that_are_allowed(committed_world: World) -> None:
         with pytest.raises(ValidationFailed) as refused:
             schedule(committed_world, ticket, ahead=ahead)
         assert refused.value.details["errors"][0]["field"] == "scheduledAt"
-    row = schedule(committed_world, ticket, ahead=timedelta(seconds=60))
+    row = schedule(committed_world, ticket, ahead=timedelta(seconds=60), idempotency_key="k")
+    again = accept(
+        committed_world, ticket, "depois", idempotency_key="k", scheduled_at=row.scheduled_at,
+        now=timezone.now() + timedelta(seconds=59),
+    )  # fmt: skip
+    assert (again.message.pk, again.replayed) == (row.pk, True)
     with pytest.raises(ValidationFailed):
         act(committed_world, reschedule_message, row, scheduled_at=timezone.now())
     far = timezone.now() + timedelta(days=89)
@@ -269,7 +274,7 @@ def test_a_message_for_later_is_accepted_whatever_its_line_does_now(committed_wo
     with pytest.raises(NewerMessage):
         accept(committed_world, ticket, expected_last_message_id=seen, when_unavailable="queue")
     with tenant_scope(committed_world.ipe.pk):
-        move_queued(old_id=committed_world.line.pk, new_id=newer.pk)
+        move_queued(old_id=committed_world.line.pk, new_id=newer.pk, now=timezone.now())
         assert set(Message.objects.filter(direction="OUTBOUND").values_list("session_id", flat=True)) == {newer.pk}
 
 
@@ -351,8 +356,11 @@ def test_the_sender_is_woken_at_the_end_of_the_undo_window(committed_world: Worl
 def test_a_line_that_is_replaced_keeps_the_undo_window(committed_world: World) -> None:
     undo(committed_world, 20)
     message = queue(committed_world, conversation(committed_world))
-    with tenant_scope(committed_world.ipe.pk):
-        move_queued(old_id=committed_world.line.pk, new_id=committed_world.line.pk)
+    line = committed_world.line.pk
+    with events_of(committed_world) as events:
+        with tenant_scope(committed_world.ipe.pk):
+            move_queued(old_id=line, new_id=line, now=timezone.now())
+        assert [data["changes"]["sessionId"] for name, data in events() if name == "message.updated"] == [str(line)]
     row = reload(message)
     assert (row.wait_reason, row.not_before) == ("UNDO_WINDOW", row.cancelable_until)
 

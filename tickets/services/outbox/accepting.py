@@ -161,8 +161,6 @@ def _accept(
     now: datetime,
 ) -> Queued:
     content = parse_payload(wish.payload)
-    if wish.scheduled_at is not None:
-        check_time(wish.scheduled_at, now)
     key = choose_key(wish.idempotency_key, _key_in(content))
     if key is None and settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY:
         raise IdempotencyKeyRequired
@@ -170,6 +168,8 @@ def _accept(
     earlier = _find_replay(tenant_id, key, digest)
     if earlier is not None:
         return earlier
+    if wish.scheduled_at is not None:
+        check_time(wish.scheduled_at, now)  # a replay may come when that time is near, or past
     state, line = place()
     # Under the lock once more: of two calls with one key at once the later one is a replay, whatever it would refuse.
     earlier = _find_replay(tenant_id, key, digest)

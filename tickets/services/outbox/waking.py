@@ -10,6 +10,7 @@ from django.db import connection
 
 from leadengine.celery import app
 from leadengine.wake import wake_on_commit
+from tickets.services.announce import Place, announce_change
 
 SEND_TASK = "tickets.send_due"
 
@@ -32,17 +33,26 @@ def wake_sender_at(session_id: UUID, *, at: datetime, now: datetime) -> None:
     wake_on_commit(task, key=f"{sender_key(session_id)}:{at:%H%M%S}", session_id=str(session_id))
 
 
-def move_queued(*, old_id: UUID, new_id: UUID) -> None:
+def move_queued(*, old_id: UUID, new_id: UUID, now: datetime) -> None:
     """A session was replaced: what waits on the old one leaves through the new one. Runs in the caller's scope.
 
     What may still be taken back waits on, whichever session it leaves through.
     """
     with connection.cursor() as cursor:
-        cursor.execute(
-            """UPDATE tickets_message SET session_id = %s,
-                   not_before = CASE wait_reason WHEN 'UNDO_WINDOW' THEN not_before END,
-                   wait_reason = CASE wait_reason WHEN 'UNDO_WINDOW' THEN wait_reason END
-               WHERE session_id = %s AND (status = 'QUEUED' OR (status = 'SCHEDULED' AND scheduled_at IS NOT NULL))""",
-            [new_id, old_id],
-        )
+        cursor.execute(_MOVE, [new_id, old_id])
+        rows = cursor.fetchall()
+    for row in rows:
+        changes = {"sessionId": str(new_id), "wait_reason": row[7], "not_before": row[8]}
+        announce_change(place=Place(*row[:6]), version=row[6], changes=changes, now=now)
     wake_sender(new_id)
+
+
+_MOVE = """
+UPDATE tickets_message m SET session_id = %s, version = m.version + 1,
+    not_before = CASE m.wait_reason WHEN 'UNDO_WINDOW' THEN m.not_before END,
+    wait_reason = CASE m.wait_reason WHEN 'UNDO_WINDOW' THEN m.wait_reason END
+FROM tickets_ticket t
+WHERE t.id = m.ticket_id AND m.session_id = %s
+    AND (m.status = 'QUEUED' OR (m.status = 'SCHEDULED' AND m.scheduled_at IS NOT NULL))
+RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position, m.version, m.wait_reason, m.not_before
+"""

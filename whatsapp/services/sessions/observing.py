@@ -198,7 +198,7 @@ def _replace(older: WhatsAppSession, newer: WhatsAppSession, now: datetime) -> N
             "pending_wish": Wish.LOGOUT if row.status != Status.DISCONNECTED else row.pending_wish,
         }  # fmt: skip
         change.reason = "REPLACED_BY_NEW_CONNECTION"
-        change.then = lambda row: move_queued(old_id=row.pk, new_id=newer.pk)
+        change.then = lambda row: move_queued(old_id=row.pk, new_id=newer.pk, now=now)
         return change
 
     change_session(
