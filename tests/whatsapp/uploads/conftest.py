@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -51,9 +50,9 @@ class Desk:
     def grow_old(self, upload: Upload, hours: int = 25) -> None:
         with service_scope("test"), connection.cursor() as cursor:
             cursor.execute(
-                """UPDATE whatsapp_upload SET created_at = created_at - %s, last_used_at = last_used_at - %s
-                   WHERE id = %s""",
-                [timedelta(hours=hours), timedelta(hours=hours), upload.pk],
+                """UPDATE whatsapp_upload SET created_at = created_at - make_interval(hours => %s),
+                       last_used_at = last_used_at - make_interval(hours => %s) WHERE id = %s""",
+                [hours, hours, upload.pk],
             )
 
     def row(self, upload_id: Any) -> Upload:

@@ -40,12 +40,12 @@ def zipped_as(parts: dict[str, bytes | str]) -> bytes:
 
 def ooxml(main: str, **more: bytes | str) -> bytes:
     """An Office document as its program writes it, with nothing in it."""
-    return zipped_as({"[Content_Types].xml": "<Types/>", "_rels/.rels": "<x/>", main: "<x/>"} | more)  # type: ignore[arg-type]
+    return zipped_as({"[Content_Types].xml": "<Types/>", "_rels/.rels": "<x/>", main: "<x/>", **more})
 
 
 def odf(kind: str, **more: bytes | str) -> bytes:
     mime = f"application/vnd.oasis.opendocument.{kind}"
-    return zipped_as({"mimetype": mime, "content.xml": "<x/>"} | more)  # type: ignore[arg-type]
+    return zipped_as({"mimetype": mime, "content.xml": "<x/>", **more})
 
 
 def ole(*names: str) -> bytes:

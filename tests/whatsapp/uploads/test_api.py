@@ -136,7 +136,7 @@ def test_the_limit_is_the_smaller_of_ours_and_the_lines(desk: Desk, settings: Se
         ({"other": "x"}, "other"),
     ],
 )  # fmt: skip
-def test_a_wrong_field_is_named(desk: Desk, fields: dict[str, str], field: str) -> None:
+def test_a_wrong_field_is_named(desk: Desk, fields: dict[str, Any], field: str) -> None:
     status, body = desk.post(PNG, **fields)
     assert refused((status, body)) == (400, "VALIDATION_ERROR")
     assert [one["field"] for one in body["error"]["details"]["errors"]] == [field]
@@ -161,10 +161,11 @@ def test_who_may_upload(desk: Desk) -> None:
         key, _ = create_api_key(owner=world.agent, tenant_id=world.ipe.pk, name="t", scopes=["tickets:read"])
     assert refused(desk.post(PNG, client=Client(headers={"X-API-Key": key}))) == (403, "FORBIDDEN")
     theirs, hidden = arrive(world, tenant=world.cedro), give(arrive(world), world.agent2)
-    for fields in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"ticketId": str(theirs.pk)}, {"contactId": str(theirs.contact_id)}, {"ticketId": str(hidden.pk)},
         {"ticketId": str(uuid4())},
-    ):  # fmt: skip
+    )  # fmt: skip
+    for fields in wrong:
         assert refused(desk.post(PNG, **fields)) == (404, "NOT_FOUND"), fields
     with service_scope("test"):
         assert {Ticket.objects.count(), Contact.objects.count()} == {2}

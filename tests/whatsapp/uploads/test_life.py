@@ -200,7 +200,7 @@ def test_a_message_and_the_clean_up_at_the_same_moment(
 
 
 def test_its_search_uses_its_indexes(desk: Desk) -> None:
-    values = {"before": timezone.now(), "after": uuid4(), "most": 200, "now": timezone.now()}
+    values: dict[str, Any] = {"before": timezone.now(), "after": uuid4(), "most": 200, "now": timezone.now()}
     with service_scope("test"), connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN {_EXPIRE}", values)

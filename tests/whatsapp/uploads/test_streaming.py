@@ -11,18 +11,25 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from django.utils import timezone
+from pytest_django.fixtures import Settings
 
-from leadengine.accounts.scopes import service_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key
 from leadengine.embedded import serve
 from tests.conftest import ROOT, World
-from tests.outbound import at_once, until
+from tests.outbound import accept, at_once, broker_running, conversation, reload, until
+from tests.outbound import send as send_due
 from tests.whatsapp.uploads.conftest import URL
+from tests.whatsapp.uploads.files import JPEG
+from tickets.models import MessageMedia
+from whatsapp.services.uploads import sign_source
 
 MIB = 1_048_576
 SERVERS = [name for name in serve.SERVERS if not serve.missing_for(name)]
@@ -192,6 +199,26 @@ def test_a_form_without_a_length_is_read(web: Web) -> None:
     headers = {"X-API-Key": web.key, "Content-Type": "multipart/form-data; boundary=x"}
     answer = requests.post(web.url, data=form(), headers=headers, timeout=20)
     assert (answer.status_code, answer.json()["size"]) == (201, 250_000)
+
+
+def test_a_message_brings_its_upload_to_the_phone(web: Web, committed_world: World, settings: Settings) -> None:
+    """Each attempt carries a link of its own: the one of an hour ago would be too old."""
+    settings.PUBLIC_BASE_URL = web.url.removesuffix(URL)
+    with broker_running() as broker:
+        settings.WHATSAPP_BROKER_URL = broker.url
+        ticket = conversation(committed_world)
+        _, upload = web.post(JPEG, type="image")
+        payload = {"type": "image", "uploadId": upload["uploadId"], "caption": "olha", "fileName": "tênis.jpg"}
+        message = accept(committed_world, ticket, payload=payload).message
+        send_due(committed_world)
+        assert reload(message).status == "SENT"
+        (sent,) = broker.sent()
+        assert sent["media"] == {"mimetype": "image/jpeg", "fileName": "tênis.jpg", "size": len(JPEG)}
+        with tenant_scope(committed_world.ipe.pk):
+            source = MessageMedia.objects.get(message=message).source
+    now = timezone.now()
+    assert sign_source(source, now=now) != sign_source(source, now=now + timedelta(hours=1))
+    assert "sig=" not in str(source)
 
 
 def test_who_is_not_known_is_told_so_before_the_body(web: Web) -> None:
