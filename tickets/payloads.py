@@ -26,6 +26,7 @@ from leadengine.ssrf import is_private_host
 from leadengine.validation import refusal
 
 METADATA_BYTES = 8192
+_ELSEWHERE = {"reply_to", "external_id", "upload_id", "media_url", "media"}  # fields of other columns and tables
 
 
 # Letters, marks and signs that are drawn as nothing: fillers, joiners, variation selectors, the empty braille cell.
@@ -92,7 +93,7 @@ class Payload(_Part):
 
     def stored(self) -> dict[str, Any]:
         """The payload as the row keeps it and the transport gets it: JSON, without what has a column of its own."""
-        kept = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"reply_to", "external_id"})
+        kept = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=_ELSEWHERE)
         return kept if self.metadata else {name: value for name, value in kept.items() if name != "metadata"}
 
     def shown(self) -> dict[str, Any]:
@@ -124,9 +125,9 @@ class MediaSource(_Part):
 class MediaPayload(Payload):
     """A file: an upload by its id, or an address, which ends in `media` whichever way it was given."""
 
-    upload_id: UUID | None = Field(None, strict=False, exclude=True)
-    media_url: Url | None = Field(None, exclude=True)
-    media: MediaSource | None = Field(None, exclude=True)
+    upload_id: UUID | None = Field(None, strict=False)
+    media_url: Url | None = None
+    media: MediaSource | None = None
     mime_type: Annotated[str, Field(max_length=120)] | None = None
     file_name: Annotated[str, Field(max_length=255)] | None = None
 
@@ -298,6 +299,10 @@ class PollPayload(Payload):
         return {"poll": {"question": self.poll.question, "options": self.poll.options, "selectable": many}}
 
 
+AnyPayload = (
+    TextPayload | ImagePayload | VideoPayload | DocumentPayload | AudioPayload | LocationPayload | ContactPayload
+    | TemplatePayload | PollPayload
+)  # fmt: skip
 PAYLOADS: dict[str, type[Payload]] = {
     "text": TextPayload,
     "image": ImagePayload,

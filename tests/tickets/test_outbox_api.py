@@ -124,6 +124,7 @@ def test_refusals_in_their_order(committed_world: World, settings: Any) -> None:
     }
     for bad in (
         {"payload": {"text": "x"}, "text": "y"}, {"text": "x", "whenUnavailable": "never"}, {"text": "x", "force": 1},
+        {"payload": "x"}, {"payload": ["x"]}, {"payload": {}}, {"payload": {"text": "x"}, "metadata": {}},
         {"text": "x", "expectedLastMessageId": "1"}, {"text": "x", "instanceId": "ipe-01", "sessionId": str(uuid4())},
     ):  # fmt: skip
         assert agent.post(path, bad)[0] in {400, 404}, bad

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 from django.utils import timezone
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict
+from pydantic import AwareDatetime, BeforeValidator, ConfigDict, SkipValidation
 from pydantic.alias_generators import to_camel
 from rest_framework import exceptions, status
 from rest_framework.request import Request
@@ -19,6 +19,7 @@ from leadengine.accounts.models import ApiKey
 from leadengine.errors import NotFound, ValidationFailed
 from tickets.api.base import TicketAPIView
 from tickets.models import Message, OutboundAttempt
+from tickets.payloads import AnyPayload
 from tickets.policy import visible_tickets
 from tickets.serializers import MessageShape
 from tickets.services.outbox import (
@@ -49,15 +50,22 @@ def _read_moment(value: Any) -> Any:
         raise ValueError("Deve ser uma data ISO 8601.") from error
 
 
+def _require_object(value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError("Deve ser um objeto.")  # noqa: TRY004 - what pydantic turns into a refusal
+    return value
+
+
 Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
 
 
 class SendBody(Body):
-    """What a door takes beside the payload, which is an object of its own or stands at the top level."""
+    """What a door takes beside the payload, which is an object of its own or stands at the top level of the body."""
 
     model_config = ConfigDict(extra="allow", alias_generator=to_camel, allow_inf_nan=False)
 
-    payload: dict[str, Any] | None = None
+    # Described as it is, read by parse_payload, which both forms go through.
+    payload: Annotated[SkipValidation[AnyPayload], BeforeValidator(_require_object)] | None = None
     instance_id: str | None = None
     session_id: str | None = None
     idempotency_key: str | None = None
@@ -75,7 +83,7 @@ class SendBody(Body):
             return beside
         if beside:
             raise ValidationFailed([{"field": name, "message": "Não vai ao lado de payload."} for name in beside])
-        return self.payload
+        return dict(self.payload)
 
 
 class ResendBody(Body):
