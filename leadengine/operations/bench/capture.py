@@ -45,7 +45,7 @@ class Caught:
 @dataclass(frozen=True, slots=True)
 class _Said:
     sql: str
-    parameters: list[Any]
+    parameters: list[Any] | dict[str, Any]
     begins: bool  # a transaction
 
 
@@ -105,7 +105,8 @@ def _catch(
 
     def listen(execute: Callable[..., Any], sql: Any, parameters: Any, many: bool, context: dict[str, Any]) -> Any:
         status = context["connection"].connection.info.transaction_status
-        said.append(_Said(str(sql), list(parameters or ()), status == psycopg.pq.TransactionStatus.IDLE))
+        given = parameters if isinstance(parameters, dict) else list(parameters or ())
+        said.append(_Said(str(sql), given, status == psycopg.pq.TransactionStatus.IDLE))
         return execute(sql, parameters, many, context)
 
     connection.ensure_connection()

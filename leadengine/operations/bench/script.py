@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,7 @@ EVENTS = 2  # of them the first are those of the webhook events, which stand the
 
 _TYPES = {UUID: "uuid", str: "text", bool: "boolean", int: "bigint", float: "float8", datetime: "timestamptz"}
 _VARIABLE = re.compile(r"(?<!:):(?!:)\w")
-_PLACE = re.compile(r"%s|%%")
+_PLACE = re.compile(r"%s|%%|%\((\w+)\)s")
 _ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
 HEADER = """\\set n :n + 1
@@ -73,12 +73,21 @@ def made_id(number: str) -> str:
     return f"lpad(to_hex({number}), 32, '0')"
 
 
-def write_statement(sql: str, parameters: Sequence[Any], names: Names) -> str:
-    """A statement with its parameters written into it. Raises: ValueError for text that pgbench would misread."""
+def write_statement(sql: str, parameters: Sequence[Any] | Mapping[str, Any], names: Names) -> str:
+    """A statement with its parameters, in their order or by name, written into it.
+
+    Raises: ValueError for text that pgbench would misread.
+    """
     if _VARIABLE.search(sql):
         raise ValueError(f"pgbench would take a part of this for a variable: {sql[:200]}")
     values = iter(parameters)
-    return _PLACE.sub(lambda place: "%" if place[0] == "%%" else _value(next(values), names), sql).strip() + ";"
+
+    def fill(place: re.Match[str]) -> str:
+        if place[0] == "%%":
+            return "%"
+        return _value(parameters[place[1]] if isinstance(parameters, Mapping) else next(values), names)
+
+    return _PLACE.sub(fill, sql).strip() + ";"
 
 
 def _value(value: Any, names: Names) -> str:

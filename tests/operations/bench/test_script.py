@@ -75,6 +75,11 @@ def test_casts_and_percent_signs_stay() -> None:
     assert write_statement("SELECT 1::text LIKE 'a%%'", [], names()) == "SELECT 1::text LIKE 'a%';"
 
 
+def test_parameters_may_have_names() -> None:
+    sql = "SELECT %(b)s, %(a)s, %(b)s LIKE '5%%'"
+    assert write_statement(sql, {"a": 1, "b": "x"}, names()) == "SELECT 'x', 1, 'x' LIKE '5%';"
+
+
 def test_a_script_is_one_transaction() -> None:
     script = write_script(["SELECT 1;"], ["a", "phone"])
     assert script.endswith("BEGIN;\nSELECT 1;\nCOMMIT;\n")
