@@ -146,6 +146,7 @@ RAW_CAUSES = (
 EFFECTS = (
     "echo_settled", "echo_stored", "edit", "revoke", "reaction_set", "reaction_removed", "parked_ack_applied",
 )  # fmt: skip
+UPLOAD_TYPES = ("image", "audio", "video", "document", "unknown")
 MEDIA_OUTCOMES = (
     "ready", "retried", "expired", "integrity", "blocked_address", "too_large", "media_keys_missing", "rejected",
     "gave_up",
@@ -179,6 +180,8 @@ def prepare() -> None:
         media.labels(outcome=outcome)
     for by in ("answer", "echo", "ack", "resend"):
         outbound_settled.labels(by=by)
+    for media_type, result in product(UPLOAD_TYPES, ("accepted", "rejected", "infected", "failed")):
+        uploads.labels(media_type=media_type, result=result)
     for where in ("session", "ticket", "door", "pace", "broker", "local"):
         outbound_rate_limited.labels(where=where)
     for to in ("open", "half_open", "closed"):

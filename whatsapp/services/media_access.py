@@ -12,6 +12,7 @@ from tickets.models import MessageMedia
 from tickets.policy import Viewer, visible_tickets
 from whatsapp.services.media import wake_media
 from whatsapp.services.media_rows import reset_media
+from whatsapp.services.uploads import UploadExpired
 
 
 class MediaNotReady(DomainError):
@@ -56,8 +57,10 @@ def find_linked(*, media_id: UUID) -> MessageMedia:
 
 
 def require_ready(media: MessageMedia) -> None:
-    """Raises: MediaExpired, MediaNotReady (with the state and its reason), NotFound."""
+    """Raises: MediaExpired, UploadExpired, MediaNotReady (with the state and its reason), NotFound."""
     if media.state == MessageMedia.State.EXPIRED:
+        if media.upload_id:
+            raise UploadExpired
         raise MediaExpired(state=media.state, reason=media.reason)
     if media.state != MessageMedia.State.READY:
         raise MediaNotReady(state=media.state, reason=media.reason)
@@ -68,9 +71,11 @@ def require_ready(media: MessageMedia) -> None:
 def retry_media(*, viewer: Viewer, media_id: UUID, now: datetime) -> MessageMedia:
     """Fetch a failed or expired file again at once; one that waits or is on its way goes on as it is.
 
-    Raises: NotFound, UnableToRetry.
+    Raises: NotFound, UnableToRetry, UploadExpired for a file of ours, which lies nowhere else.
     """
     media = find_media(viewer=viewer, media_id=media_id)
+    if media.upload_id and media.state == MessageMedia.State.EXPIRED:
+        raise UploadExpired
     if media.state == MessageMedia.State.READY:
         raise UnableToRetry
     reset_media(media=media, now=now)
@@ -82,6 +87,6 @@ def retry_media(*, viewer: Viewer, media_id: UUID, now: datetime) -> MessageMedi
 def _files() -> QuerySet[MessageMedia]:
     files: QuerySet[MessageMedia] = MessageMedia.objects.select_related("message").only(
         "state", "reason", "media_type", "mime_type", "file_name", "size", "sha256", "storage_key", "tenant_id",
-        "message__revoked_at", "message__ticket_id",
+        "upload_id", "message__revoked_at", "message__ticket_id",
     )  # fmt: skip
     return files

@@ -90,6 +90,9 @@ def test_outbound_23_the_clean_up_removes_what_no_message_needs(
     assert expire_uploads(now=timezone.now()) == 0
 
     client = by_cookie(desk.world.agent)
+    place = f"/api/integrations/whatsapp/media/{shown[failed.pk].pk}"
+    for method, url in (("get", place), ("post", f"{place}/retry")):
+        assert refused(send(client, method, url)) == (410, "UPLOAD_EXPIRED")
     status = send(client, "post", f"/api/messages/{messages[failed.pk].pk}/resend", {})
     assert refused(status) == (410, "UPLOAD_EXPIRED")
     again = send(client, "post", f"/api/tickets/{ticket.pk}/messages", {"type": "image", "uploadId": str(unused.pk)})

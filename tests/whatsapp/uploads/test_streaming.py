@@ -23,6 +23,7 @@ from pytest_django.fixtures import Settings
 from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key
 from leadengine.embedded import serve
+from tests.api import by_cookie
 from tests.conftest import ROOT, World
 from tests.outbound import accept, at_once, broker_running, conversation, reload, until
 from tests.outbound import send as send_due
@@ -73,10 +74,11 @@ class Web:
     def bytes_left(self) -> list[Path]:
         return [p for name in ("media", "temporary") for p in (self.root / name).rglob("*") if p.is_file()]
 
-    def connect(self, *headers: str, method: str = "POST") -> socket.socket:
+    def connect(self, *headers: str) -> socket.socket:
         """A connection on which a request has begun."""
         made = socket.create_connection(self.address, timeout=20)
-        lines = [f"{method} {URL} HTTP/1.1", "Host: 127.0.0.1", f"X-API-Key: {self.key}", *headers, "", ""]
+        key = [f"X-API-Key: {self.key}"] if self.key else []
+        lines = [f"POST {URL} HTTP/1.1", "Host: 127.0.0.1", *key, *headers, "", ""]
         made.sendall("\r\n".join(lines).encode())
         return made
 
@@ -172,6 +174,17 @@ def test_outbound_21_four_large_uploads_at_once_and_200_mb_that_are_not_read(web
     until(lambda: web.open_files() == 0)
     assert len(web.bytes_left()) == 5
     assert web.post(large[: 2 * MIB])[0] == 201
+
+
+def test_a_browser_is_told_the_same(web: Web, committed_world: World) -> None:
+    """The check of its token reads the form before anybody looks at the size."""
+    cookies, token = by_cookie(committed_world.agent).cookies, "t" * 32
+    web.key = ""
+    cookie = f"Cookie: sessionid={cookies['sessionid'].value}; csrftoken={token}"
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    with web.connect(cookie, f"X-CSRFToken: {token}", kind, f"Content-Length: {200 * MIB}") as connection:
+        status, body = answer_on(connection)
+    assert (status, body["error"]["code"]) == (413, "FILE_TOO_LARGE")
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(web: Web) -> None:
