@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from uuid import UUID
 
@@ -20,11 +22,12 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 from leadengine import metrics
 from leadengine.realtime.events import Event, Facets
-from leadengine.realtime.outlets import Memo, Outlet, outlets
+from leadengine.realtime.outlets import Memo, Offer, Outlet, outlets
 from leadengine.redis import UNAVAILABLE
 
 log = structlog.get_logger(__name__)
 Item = dict[str, Any]
+_gathering: ContextVar[list[Offer] | None] = ContextVar("offers_together", default=None)
 
 
 def group_of(tenant_id: UUID | str) -> str:
@@ -58,10 +61,9 @@ def broadcast(event: Event, facets: Facets | None = None, *, offered: bool = Fal
     if not connection.in_atomic_block:  # nothing has happened in the database: a presence
         _publish({str(event.tenant_id): [item]})
         return
-    batch = _batch_of(connection)
-    batch.items[str(event.tenant_id)].append(item)
+    _batch_of(connection).items[str(event.tenant_id)].append(item)
     if not offered:
-        batch.offer(event, lambda: data)
+        _offer(Offer(event, lambda: data))
 
 
 def offer(event: Event, complete: Callable[[], Event]) -> None:
@@ -69,7 +71,31 @@ def offer(event: Event, complete: Callable[[], Event]) -> None:
 
     `complete` gives the whole event; it is only called where somebody takes it.
     """
-    _batch_of(connections[DEFAULT_DB_ALIAS]).offer(event, lambda: complete().model_dump_json(by_alias=True))
+    _offer(Offer(event, lambda: complete().model_dump_json(by_alias=True)))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Offer the events of this block (or decorated function) at once, when it ends: a statement for all of them.
+
+    The block belongs to one transaction, and to one savepoint of it.
+    """
+    gathered: list[Offer] = []
+    token = _gathering.set(gathered)
+    try:
+        yield
+    finally:
+        _gathering.reset(token)
+    if gathered:
+        _batch_of(connections[DEFAULT_DB_ALIAS]).offer(gathered)
+
+
+def _offer(made: Offer) -> None:
+    gathering = _gathering.get()
+    if gathering is not None:
+        gathering.append(made)
+    else:
+        _batch_of(connections[DEFAULT_DB_ALIAS]).offer([made])
 
 
 class _Batch:
@@ -80,9 +106,9 @@ class _Batch:
         self.memo = memo
         self.taken: list[Outlet] = []
 
-    def offer(self, event: Event, data: Callable[[], str]) -> None:
+    def offer(self, offers: Sequence[Offer]) -> None:
         for outlet in outlets():
-            if outlet.offer(event, data, self.memo) and outlet not in self.taken:
+            if outlet.take(offers, self.memo) and outlet not in self.taken:
                 self.taken.append(outlet)
 
     def __call__(self) -> None:

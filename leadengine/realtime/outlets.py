@@ -5,7 +5,8 @@ A socket may miss an event; an outlet may not. What it writes commits, or is rol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol, cast
 
@@ -18,11 +19,19 @@ from leadengine.realtime.events import Event
 Memo = dict[Any, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An event that happens. `data` gives its JSON as sockets get it, in full; it may cost something."""
+
+    event: Event
+    data: Callable[[], str]
+
+
 class Outlet(Protocol):
     """Called in the thread, scope and transaction of whoever broadcasts."""
 
-    def offer(self, event: Event, data: Callable[[], str], memo: Memo) -> bool:
-        """An event happens; `data` gives its JSON as sockets get it, in full. True: `committed` shall be called."""
+    def take(self, offers: Sequence[Offer], memo: Memo) -> bool:
+        """Write what is wanted of events, all of one transaction. True: `committed` shall be called."""
         ...
 
     def committed(self) -> None:

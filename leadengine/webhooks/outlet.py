@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from uuid import UUID
 
-from leadengine.realtime.events import Event
-from leadengine.realtime.outlets import Memo
+from leadengine.realtime.outlets import Memo, Offer
 from leadengine.webhooks.models import EVENTS
-from leadengine.webhooks.services.recording import find_subscribers, record_event, wake_delivery
+from leadengine.webhooks.services.recording import Happened, find_subscribers, record_events, wake_delivery
 
 
 class WebhookOutlet:
     """Writes what happens, and who gets it, in the transaction of the event."""
 
-    def offer(self, event: Event, data: Callable[[], str], memo: Memo) -> bool:
-        """Keep an event for its subscribers. Who they are is asked once in a transaction, however many events."""
-        if event.name not in EVENTS:
-            return False
-        key = (WebhookOutlet, event.tenant_id)
-        if key not in memo:
-            memo[key] = find_subscribers(tenant_id=event.tenant_id)
-        endpoints = memo[key].get(event.name)
-        if not endpoints:
-            return False
-        record_event(
-            tenant_id=event.tenant_id, event_id=event.event_id, kind=event.name, at=event.at, data=data(),
-            endpoints=endpoints,
-        )  # fmt: skip
-        return True
+    def take(self, offers: Sequence[Offer], memo: Memo) -> bool:
+        """Keep events for their subscribers. Who they are is asked once in a transaction, however many events."""
+        wanted = [
+            Happened(one.event.tenant_id, one.event.event_id, one.event.name, one.event.at, one.data(), endpoints)
+            for one in offers
+            if one.event.name in EVENTS and (endpoints := _subscribers(one.event.tenant_id, memo).get(one.event.name))
+        ]
+        if wanted:
+            record_events(wanted)
+        return bool(wanted)
 
     def committed(self) -> None:
         """There is something to deliver."""
         wake_delivery()
+
+
+def _subscribers(tenant_id: UUID, memo: Memo) -> Mapping[str, Sequence[UUID]]:
+    key = (WebhookOutlet, tenant_id)
+    if key not in memo:
+        memo[key] = find_subscribers(tenant_id=tenant_id)
+    found: Mapping[str, Sequence[UUID]] = memo[key]
+    return found

@@ -77,7 +77,9 @@ def test_a_claim_reads_no_table(committed_world: World, logged: int, waiting: in
     assert len(plans) == 3, "who has something, what of it, and the claim"
     read = [node for plan in plans for node in nodes(plan) if node.get("Relation Name") in TABLES]
     assert read
-    assert not [node for node in read if node["Node Type"] in {"Seq Scan", "Bitmap Heap Scan"}]
+    assert not [node for node in read if node["Node Type"] == "Seq Scan"]
+    gathered = [node for plan in plans for node in nodes(plan) if node["Node Type"] in {"Sort", "Bitmap Heap Scan"}]
+    assert all(node["Plan Rows"] <= 32 for node in gathered), "a backlog is not sorted for its first rows"
     began = time.perf_counter()
     assert claim_due(now=timezone.now(), hands=Hands(32, 16)) == [], "it has all it may have in flight"
     assert time.perf_counter() - began < 0.5

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from leadengine.accounts.scopes import service_scope, tenant_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
 from leadengine.realtime.broadcast import broadcast
 from leadengine.redis import client
 from leadengine.webhooks.models import EVENTS, OutgoingEvent
@@ -136,6 +136,18 @@ def test_with_endpoints_it_is_one_statement_an_event(committed_world: World) -> 
     assert len([one for one in seen if "INSERT" in one["sql"]]) == 5
     assert len(deliveries()) == 15
     assert client().get("wake:webhooks") is not None, "woken once it was committed"
+
+
+@pytest.mark.parametrize("who", ["agent", "superuser"])
+def test_whoever_makes_it_happen_it_is_kept(committed_world: World, who: str) -> None:
+    """An agent's own scope, and that of the service, which sees all tenants."""
+    world = committed_world
+    arrive(world)
+    endpoint, _ = connect(world.admin, URL)
+    connect(world.outsider, URL)
+    with user_scope(getattr(world, who)):
+        event = happen(world)
+    assert [(one.event_id, one.endpoint_id) for one in deliveries()] == [(event.event_id, endpoint.pk)]
 
 
 def test_an_endpoint_that_is_off_gets_nothing_but_the_event_is_kept(committed_world: World) -> None:

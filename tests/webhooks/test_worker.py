@@ -8,7 +8,7 @@ from pathlib import Path
 from django.utils import timezone
 
 from leadengine.accounts.scopes import user_scope
-from leadengine.celery import MAINTENANCE, SENDING, app, publish
+from leadengine.celery import MAINTENANCE, SENDING, app
 from leadengine.webhooks.services.delivering import deliver_due
 from leadengine.webhooks.services.replaying import send_test
 from leadengine.webhooks.tasks import deliver_due as task
@@ -31,7 +31,6 @@ def test_outbound_27_a_worker_killed_amid_a_delivery_forgets_none(
     receiver.answer = lambda _: (over.wait(30) and 200) or 200
     words = ("worker", "--name", "hooks-1", "--queues", SENDING)
     with command(*words, process="sender", log=tmp_path / "log", WEBHOOK_ALLOW_PRIVATE="true") as worker:
-        publish(task)
         assert receiver.asked.wait(30), worker.said()
         worker.popen.kill()
         worker.popen.wait()

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from leadengine.realtime.broadcast import broadcast
+from leadengine.realtime.broadcast import broadcast, together
 from leadengine.realtime.events import Facets
 from leads.events import LeadUpdated
 from leads.services import LeadChange
@@ -48,6 +48,7 @@ class Place:
     position: int
 
 
+@together()
 def announce_arrivals(
     *, tenant_id: UUID, rows: Sequence[NewMessage], leads: Sequence[LeadChange], now: datetime
 ) -> None:

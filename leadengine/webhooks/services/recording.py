@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -13,22 +14,48 @@ from django.db import connection, transaction
 
 from leadengine.celery import app
 from leadengine.ids import uuid7
+from leadengine.sql import unnest
 from leadengine.wake import wake
 
 KEY = "webhooks"
 TASK = "webhooks.deliver_due"
 _SUBSCRIBERS = "SELECT id, events FROM webhooks_endpoint WHERE tenant_id = %s AND deleted_at IS NULL"
+_EVENT = {"id": "uuid", "tenant_id": "uuid", "type": "text", "at": "timestamptz", "body": "text"}
+_DELIVERY = {
+    "id": "uuid",
+    "tenant_id": "uuid",
+    "endpoint_id": "uuid",
+    "event_id": "uuid",
+    "type": "text",
+    "at": "timestamptz",
+}
 # An endpoint that is switched off gets no delivery, but the event is kept: once it is on again, it can be replayed.
 _RECORD = """
-WITH kept AS (
-    INSERT INTO webhooks_outgoingevent (id, tenant_id, type, at, body)
-    VALUES (%(event)s, %(tenant)s, %(kind)s, %(at)s, %(body)s)
-)
+WITH kept AS (INSERT INTO webhooks_outgoingevent (id, tenant_id, type, at, body) SELECT * FROM {events})
 INSERT INTO webhooks_delivery (id, tenant_id, endpoint_id, event_id, type, next_attempt_at)
-SELECT new.id, e.tenant_id, e.id, %(event)s, %(kind)s, %(at)s
-FROM unnest(%(ids)s::uuid[], %(endpoints)s::uuid[]) AS new (id, endpoint_id)
-JOIN webhooks_endpoint e ON e.id = new.endpoint_id AND e.tenant_id = %(tenant)s AND e.enabled
+SELECT new.* FROM {deliveries} AS new (id, tenant_id, endpoint_id, event_id, type, at)
+JOIN webhooks_endpoint e ON e.id = new.endpoint_id AND e.tenant_id = new.tenant_id AND e.enabled
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An event that is kept, and the endpoints that get it. `data` is JSON."""
+
+    tenant_id: UUID
+    id: UUID
+    kind: str
+    at: datetime
+    data: str
+    endpoints: Sequence[UUID]
+
+    def body(self) -> str:
+        """`{"id", "type", "timestamp", "tenantId", "data"}`: the text that is signed and sent, to the letter."""
+        head = {
+            "id": str(self.id), "type": self.kind, "timestamp": self.at.isoformat().replace("+00:00", "Z"),
+            "tenantId": str(self.tenant_id),
+        }  # fmt: skip
+        return f'{json.dumps(head, separators=(",", ":"))[:-1]},"data":{self.data}}}'
 
 
 def find_subscribers(*, tenant_id: UUID) -> Mapping[str, Sequence[UUID]]:
@@ -42,30 +69,21 @@ def find_subscribers(*, tenant_id: UUID) -> Mapping[str, Sequence[UUID]]:
     return found
 
 
-def record_event(
-    *, tenant_id: UUID, event_id: UUID, kind: str, at: datetime, data: str, endpoints: Sequence[UUID]
-) -> list[UUID]:
-    """Keep an event and what is to be delivered of it; `data` is JSON. Runs in the caller's transaction and scope.
+def record_events(events: Sequence[Happened]) -> list[UUID]:
+    """Keep events and what is to be delivered of them, with one statement, in the caller's transaction and scope.
 
     Returns the ids that the deliveries have; one of an endpoint that is switched off is not made.
     """
-    ids = [uuid7() for _ in endpoints]
-    values: dict[str, Any] = {
-        "event": event_id, "tenant": tenant_id, "kind": kind, "at": at, "ids": ids, "endpoints": list(endpoints),
-        "body": make_body(tenant_id=tenant_id, event_id=event_id, kind=kind, at=at, data=data),
-    }  # fmt: skip
+    kept = [(one.id, one.tenant_id, one.kind, one.at, one.body()) for one in events]
+    made = [
+        (uuid7(), one.tenant_id, endpoint_id, one.id, one.kind, one.at)
+        for one in events
+        for endpoint_id in one.endpoints
+    ]
+    (source, arrays), (goal, more) = unnest(_EVENT, kept), unnest(_DELIVERY, made)
     with connection.cursor() as cursor:
-        cursor.execute(_RECORD, values)
-    return ids
-
-
-def make_body(*, tenant_id: UUID, event_id: UUID, kind: str, at: datetime, data: str) -> str:
-    """`{"id", "type", "timestamp", "tenantId", "data"}`: the text that is signed and sent, to the letter."""
-    head = {
-        "id": str(event_id), "type": kind, "timestamp": at.isoformat().replace("+00:00", "Z"),
-        "tenantId": str(tenant_id),
-    }  # fmt: skip
-    return f'{json.dumps(head, separators=(",", ":"))[:-1]},"data":{data}}}'
+        cursor.execute(_RECORD.format(events=source, deliveries=goal), [*arrays, *more])
+    return [row[0] for row in made]
 
 
 def wake_delivery() -> None:

@@ -17,7 +17,7 @@ from leadengine.ids import uuid7
 from leadengine.sql import insert_rows
 from leadengine.webhooks.models import TEST_EVENT, Delivery, Endpoint
 from leadengine.webhooks.services.endpoints import require_on
-from leadengine.webhooks.services.recording import record_event, wake_delivery_on_commit
+from leadengine.webhooks.services.recording import Happened, record_events, wake_delivery_on_commit
 
 MOST_REPLAYED = 5000  # events of one call
 _ENDED = (Delivery.Status.DELIVERED, Delivery.Status.DEAD)
@@ -109,9 +109,7 @@ def send_test(*, actor: User, endpoint: Endpoint, now: datetime) -> Delivery:
     """Send an endpoint an event `webhook.test`, whatever events it gets. Raises: EndpointOff."""
     require_on(endpoint)
     data = json.dumps({"endpointId": str(endpoint.pk), "description": endpoint.description}, ensure_ascii=False)
-    made = record_event(
-        tenant_id=endpoint.tenant_id, event_id=uuid7(), kind=TEST_EVENT, at=now, data=data, endpoints=[endpoint.pk]
-    )  # fmt: skip
+    made = record_events([Happened(endpoint.tenant_id, uuid7(), TEST_EVENT, now, data, [endpoint.pk])])
     write_audit(tenant_id=endpoint.tenant_id, actor=actor, action="webhook.tested", target=endpoint)
     wake_delivery_on_commit()
     found: Delivery = Delivery.objects.select_related("event").get(pk=made[0])
