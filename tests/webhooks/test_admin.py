@@ -8,8 +8,8 @@ from django.utils import timezone
 from leadengine.accounts.scopes import service_scope, user_scope
 from leadengine.webhooks.models import Delivery, Endpoint
 from leadengine.webhooks.services.delivering import deliver_due
+from leadengine.webhooks.services.endpoints import switch_off
 from leadengine.webhooks.services.replaying import send_test
-from leadengine.webhooks.services.settling import switch_off
 from tests.admin_site.conftest import address
 from tests.api import by_cookie
 from tests.conftest import World
