@@ -28,7 +28,7 @@ from tickets.services.outbox import (
     cancel_message,
     choose_key,
     dismiss_message,
-    find_own,
+    find_own_message,
     find_ticket,
     queue_message,
     reschedule_message,
@@ -221,9 +221,11 @@ class MessageListView(TicketAPIView):
         if not (self.user.is_supervisor or self.user.is_superuser):
             raise exceptions.PermissionDenied
         query = self.read_query(MessageQuery)
+        # Only what we send has any other state than RECEIVED; said so, the index of the outbox can be used.
+        ours = bool(query.status) and "RECEIVED" not in query.status
         given = {
             "status__in": query.status, "session_id": query.session_id, "ticket_id": query.ticket_id,
-            "direction": query.direction,
+            "direction": query.direction or ("OUTBOUND" if ours else None),
         }  # fmt: skip
         rows = self.of_tenant(Message.objects.all()).filter(**{name: value for name, value in given.items() if value})
         return self.answer_page(_dressed(rows), query, _json, descending=True)
@@ -239,7 +241,7 @@ class ActionView(TicketAPIView):
         try:
             return self.read_body(model)
         except ValidationFailed:
-            find_own(self.user, message_id)
+            find_own_message(self.user, message_id)
             raise
 
 

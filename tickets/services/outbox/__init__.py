@@ -11,7 +11,7 @@ from tickets.services.outbox.accepting import (
 from tickets.services.outbox.actions import (
     cancel_message,
     dismiss_message,
-    find_own,
+    find_own_message,
     reschedule_message,
     resend_message,
 )
@@ -31,7 +31,7 @@ __all__ = [
     "choose_key",
     "close_circuit",
     "dismiss_message",
-    "find_own",
+    "find_own_message",
     "find_ticket",
     "free_held",
     "line_of_session",

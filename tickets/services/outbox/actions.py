@@ -41,7 +41,7 @@ _OF_ITS_OWN = {"settledBy", "requestedText", "canceledBy"}  # metadata that tell
 
 def cancel_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
     """Withdraw a message that waits. Raises: NotFound, NotAllowed, AlreadySending once it was claimed or ended."""
-    message = find_own(actor, message_id)
+    message = find_own_message(actor, message_id)
     if message.status == Message.Status.CANCELED:
         return message
     changes: dict[str, Any] = {"status": "CANCELED", "wait_reason": None, "not_before": None, "error": None}
@@ -60,7 +60,7 @@ def reschedule_message(*, actor: User, message_id: UUID, scheduled_at: datetime,
 
     Raises: NotFound, NotAllowed, ValidationFailed for a time that is not allowed, AlreadySending once its time came.
     """
-    message = find_own(actor, message_id)
+    message = find_own_message(actor, message_id)
     check_time(scheduled_at, now)
     changes = {"scheduled_at": scheduled_at, "sent_at": scheduled_at}
     if not _change(message, ("SCHEDULED",), changes, now):
@@ -76,7 +76,7 @@ def resend_message(*, actor: User, message_id: UUID, confirm_duplicate: bool, no
     Transport.require_file raises, and ResendNotAllowed for a row that is not FAILED or UNCONFIRMED, or that may have
     left while nobody confirmed that it may arrive twice.
     """
-    message = find_own(actor, message_id)
+    message = find_own_message(actor, message_id)
     state = lock_tickets(tenant_id=message.tenant_id, ids=[message.ticket_id])[message.ticket_id]
     contact = load_recipients(tenant_id=message.tenant_id, ids=[message.contact_id])[message.contact_id]
     check_ticket(state=state, contact=contact, author=actor, source=Message.Source.AGENT)
@@ -111,12 +111,12 @@ def resend_message(*, actor: User, message_id: UUID, confirm_duplicate: bool, no
 
 def dismiss_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
     """Hide the alert of a failed or unconfirmed message; its state stays. Raises: NotFound, NotAllowed."""
-    message = find_own(actor, message_id)
+    message = find_own_message(actor, message_id)
     _change(message, ("FAILED", "UNCONFIRMED"), {"dismissed_at": now}, now)
     return _read(message_id)
 
 
-def find_own(actor: User, message_id: UUID) -> Message:
+def find_own_message(actor: User, message_id: UUID) -> Message:
     """A message of ours in a ticket that the actor sees. Raises: NotFound; NotAllowed unless author or supervisor."""
     message: Message | None = (
         Message.objects.filter(pk=message_id, direction=Message.Direction.OUTBOUND).select_related("ticket").first()
