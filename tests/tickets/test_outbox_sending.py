@@ -506,21 +506,24 @@ def test_every_change_is_told(committed_world: World, broker: Broker) -> None:
 def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) -> None:
     """Its plan must not depend on how many messages there are: a wrong one reads all of them."""
     ticket = conversation(committed_world)
+    with service_scope("test"), saving():
+        other = WhatsAppSession.objects.create(
+            tenant=committed_world.ipe, owner=committed_world.admin, session_name="Outra", connection_id="inst-ipe-02"
+        )
     with service_scope("test"), connection.cursor() as cursor:
         for status, many, first in (("READ", 4000, 10), ("QUEUED", 400, 5000)):
             cursor.execute(
                 """INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, session_id, position, direction,
                        type, content, status, source, sent_at)
-                   SELECT gen_random_uuid(), %s, %s, %s, %s, g + %s, 'OUTBOUND', 'TEXT', 'x', %s, 'AGENT', now()
-                   FROM generate_series(1, %s) g""",
-                [ticket.tenant_id, ticket.pk, ticket.contact_id, ticket.session_id, first, status, many],
+                   SELECT gen_random_uuid(), %s, %s, %s, CASE g %% 2 WHEN 0 THEN %s ELSE %s END, g + %s, 'OUTBOUND',
+                       'TEXT', 'x', %s, 'AGENT', now() FROM generate_series(1, %s) g""",
+                [ticket.tenant_id, ticket.pk, ticket.contact_id, ticket.session_id, other.pk, first, status, many],
             )
     with psycopg.connect(url("leadengine_owner"), autocommit=True) as owner:
         owner.execute("ANALYZE tickets_message")
     values = {
         "session": ticket.session_id, "tenant": ticket.tenant_id, "now": timezone.now(), "lease": timezone.now(),
-        "late": timezone.now(),
-        "most": 4, "ids": [ticket.pk], "reason": "PACING", "untils": [timezone.now()],
+        "late": timezone.now(), "most": 4, "ids": [ticket.pk], "reason": "PACING", "untils": [timezone.now()],
     }  # fmt: skip
     plans = []
     for statement in (_STATE, _FIND, _HOLD, _PACED, _NEXT, _CLAIM):

@@ -22,7 +22,7 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="message",
             index=models.Index(
-                condition=models.Q(("status__in", ["SCHEDULED", "QUEUED", "SENDING"])),
+                condition=models.Q(("direction", "OUTBOUND"), ("status__in", ["SCHEDULED", "QUEUED", "SENDING"])),
                 fields=["tenant", "id"],
                 name="message_outbox",
             ),

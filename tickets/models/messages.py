@@ -170,9 +170,10 @@ class Message(TenantOwned):
                 fields=["contact"], name="message_scheduled_for",
                 condition=Q(status__in=["SCHEDULED", "QUEUED"], scheduled_at__isnull=False),
             ),
+            # For lists. Whoever does not ask for the direction cannot use it: a claim would read past all other lines.
             models.Index(
                 fields=["tenant", "id"], name="message_outbox",
-                condition=Q(status__in=["SCHEDULED", "QUEUED", "SENDING"]),
+                condition=Q(direction="OUTBOUND", status__in=["SCHEDULED", "QUEUED", "SENDING"]),
             ),
             models.Index(
                 fields=["tenant", "id"], name="message_dead_letters",
