@@ -446,7 +446,7 @@ def media_storage(url: str) -> dict[str, Any]:
             response_checksum_validation="when_required",
         ),
     }
-    return {"BACKEND": "storages.backends.s3.S3Storage", "OPTIONS": options}
+    return {"BACKEND": "whatsapp.media.bucket.BucketStorage", "OPTIONS": options}
 
 
 STORAGES = {

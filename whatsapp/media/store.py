@@ -37,7 +37,7 @@ def save(key: str, file: IO[bytes], size: int) -> None:
     storage = _storage()
     if storage.exists(key) and storage.size(key) == size:
         return
-    storage.save(key, File(file))
+    storage.save(key, File(file, name=key))  # without a name it counts as closed and is read into memory
 
 
 def remove(key: str) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.files.storage import storages
 from pytest_django.fixtures import Settings
 
 from leadengine.errors import ConfigurationError, NotFound
 from leadengine.settings import media_storage
+from tests.outbound import at_once
 from tests.whatsapp.bucket import Bucket, bucket_running, keep_at
 from whatsapp.media import store
 
@@ -41,6 +46,23 @@ def test_a_bucket_keeps_files_and_gives_parts_of_them(bucket: Bucket, settings: 
     store.remove(KEY)
     store.remove(KEY)  # what is gone is gone
     assert bucket.objects == {}
+
+
+def test_a_bucket_reads_no_file_into_memory_and_has_one_client(bucket: Bucket, settings: Settings) -> None:
+    """A client for each thread would cost 13 MB for each request."""
+    keep_at(bucket.url, settings)
+    storage: Any = storages["media"]
+    first = storage.connection
+    assert at_once(lambda: storage.connection, lambda: storage.connection) == [first, first]
+    with tempfile.SpooledTemporaryFile(1024) as file:
+        file.write(bytes(20_000_000))
+        tracemalloc.start()
+        store.save(KEY, file, 20_000_000)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert len(bucket.objects[f"/files/{KEY}"]) == 20_000_000
+    # The server of the test, in this process, has it whole.
+    assert peak < 30_000_000
 
 
 def test_a_bucket_that_is_away_is_a_failure_that_is_named(settings: Settings) -> None:
