@@ -37,6 +37,14 @@ class Migration(migrations.Migration):
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
             options={
+                'indexes': [
+                    models.Index(condition=models.Q(('deleted_at', None)), fields=['tenant', 'id'], name='webhook_endpoint_of_tenant'),
+                ],
+                'constraints': [
+                    models.CheckConstraint(condition=models.Q(models.Q(('disabled_at', None), ('disabled_reason', ''), ('enabled', True)), models.Q(('disabled_at__isnull', False), ('disabled_reason__in', ['BY_HAND', 'GONE', 'FAILING']), ('enabled', False)), _connector='OR'), name='webhook_endpoint_off_has_a_reason'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('failing_since', None), ('failures', 0)), models.Q(('failing_since__isnull', False), ('failures__gt', 0)), _connector='OR'), name='webhook_endpoint_failing_since'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('previous_secret', ''), ('previous_until', None)), models.Q(models.Q(('previous_secret', ''), _negated=True), ('previous_until__isnull', False)), _connector='OR'), name='webhook_endpoint_previous_secret'),
+                ],
                 'verbose_name': 'webhook',
                 'verbose_name_plural': 'webhooks',
             },
@@ -52,6 +60,11 @@ class Migration(migrations.Migration):
                 ('body', models.TextField()),
                 ('tenant', models.ForeignKey(db_index=False, editable=False, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='accounts.tenant')),
             ],
+            options={
+                'indexes': [
+                    models.Index(fields=['tenant', 'at'], name='webhook_event_in_time'),
+                ],
+            },
         ),
         migrations.CreateModel(
             name='Delivery',
@@ -74,6 +87,20 @@ class Migration(migrations.Migration):
                 ('event', models.ForeignKey(db_constraint=False, db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='webhooks.outgoingevent')),
             ],
             options={
+                'indexes': [
+                    models.Index(fields=['endpoint', 'id'], name='webhook_delivery_log'),
+                    models.Index(fields=['endpoint', 'status', 'id'], name='webhook_delivery_by_status'),
+                    models.Index(fields=['tenant', '-id'], name='webhook_delivery_of_tenant'),
+                    models.Index(condition=models.Q(('status__in', ['PENDING', 'SENDING'])), fields=['endpoint', 'next_attempt_at', 'id'], name='webhook_delivery_due'),
+                    models.Index(condition=models.Q(('status', 'DEAD')), fields=['tenant', '-id'], name='webhook_delivery_dead'),
+                    models.Index(condition=models.Q(('status', 'SENDING')), fields=['endpoint'], name='webhook_delivery_in_flight'),
+                ],
+                'constraints': [
+                    models.UniqueConstraint(fields=('event', 'endpoint'), name='webhook_delivery_once'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('next_attempt_at__isnull', False), ('status__in', ['PENDING', 'SENDING'])), models.Q(('next_attempt_at', None), ('status__in', ['DELIVERED', 'DEAD'])), _connector='OR'), name='webhook_delivery_due_while_live'),
+                    models.CheckConstraint(condition=models.Q(models.Q(('claim_token__isnull', False), ('status', 'SENDING')), models.Q(models.Q(('status', 'SENDING'), _negated=True), ('claim_token', None)), _connector='OR'), name='webhook_delivery_claimed_while_sending'),
+                    models.CheckConstraint(condition=models.Q(('tries__lte', models.F('attempts'))), name='webhook_delivery_tries'),
+                ],
                 'verbose_name': 'delivery',
                 'verbose_name_plural': 'deliveries',
             },
@@ -97,65 +124,5 @@ class Migration(migrations.Migration):
             options={
                 'constraints': [models.UniqueConstraint(fields=('delivery', 'number'), name='webhook_attempt_number_unique')],
             },
-        ),
-        migrations.AddIndex(
-            model_name='endpoint',
-            index=models.Index(condition=models.Q(('deleted_at', None)), fields=['tenant', 'id'], name='webhook_endpoint_of_tenant'),
-        ),
-        migrations.AddConstraint(
-            model_name='endpoint',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('disabled_at', None), ('disabled_reason', ''), ('enabled', True)), models.Q(('disabled_at__isnull', False), ('disabled_reason__in', ['BY_HAND', 'GONE', 'FAILING']), ('enabled', False)), _connector='OR'), name='webhook_endpoint_off_has_a_reason'),
-        ),
-        migrations.AddConstraint(
-            model_name='endpoint',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('failing_since', None), ('failures', 0)), models.Q(('failing_since__isnull', False), ('failures__gt', 0)), _connector='OR'), name='webhook_endpoint_failing_since'),
-        ),
-        migrations.AddConstraint(
-            model_name='endpoint',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('previous_secret', ''), ('previous_until', None)), models.Q(models.Q(('previous_secret', ''), _negated=True), ('previous_until__isnull', False)), _connector='OR'), name='webhook_endpoint_previous_secret'),
-        ),
-        migrations.AddIndex(
-            model_name='outgoingevent',
-            index=models.Index(fields=['tenant', 'at'], name='webhook_event_in_time'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['endpoint', 'id'], name='webhook_delivery_log'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['endpoint', 'status', 'id'], name='webhook_delivery_by_status'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(fields=['tenant', '-id'], name='webhook_delivery_of_tenant'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('status__in', ['PENDING', 'SENDING'])), fields=['endpoint', 'next_attempt_at', 'id'], name='webhook_delivery_due'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('status', 'DEAD')), fields=['tenant', '-id'], name='webhook_delivery_dead'),
-        ),
-        migrations.AddIndex(
-            model_name='delivery',
-            index=models.Index(condition=models.Q(('status', 'SENDING')), fields=['endpoint'], name='webhook_delivery_in_flight'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.UniqueConstraint(fields=('event', 'endpoint'), name='webhook_delivery_once'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('next_attempt_at__isnull', False), ('status__in', ['PENDING', 'SENDING'])), models.Q(('next_attempt_at', None), ('status__in', ['DELIVERED', 'DEAD'])), _connector='OR'), name='webhook_delivery_due_while_live'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('claim_token__isnull', False), ('status', 'SENDING')), models.Q(models.Q(('status', 'SENDING'), _negated=True), ('claim_token', None)), _connector='OR'), name='webhook_delivery_claimed_while_sending'),
-        ),
-        migrations.AddConstraint(
-            model_name='delivery',
-            constraint=models.CheckConstraint(condition=models.Q(('tries__lte', models.F('attempts'))), name='webhook_delivery_tries'),
         ),
     ]
