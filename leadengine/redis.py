@@ -51,8 +51,9 @@ def run_script(script: str, keys: Sequence[str], arguments: Sequence[str | float
 class _Away:
     """Until when this process takes a server for away, and when it last said so."""
 
-    until = float("-inf")
-    told = float("-inf")
+    def __init__(self, server: redis.Redis) -> None:
+        self.server = server
+        self.until = self.told = float("-inf")
 
     def note(self, error: BaseException) -> None:
         now = time.monotonic()
@@ -64,4 +65,4 @@ class _Away:
 
 @cache
 def _away_of(server: redis.Redis) -> _Away:
-    return _Away()
+    return _Away(server)
