@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NAME = re.compile(r'(?:text|flag|numbers?|paces|words|paces|clock|get)\(\s*"([A-Z][A-Z0-9_]+)"')
+NAME = re.compile(r'(?:text|flag|numbers?|words|paces|clock|get)\(\s*"([A-Z][A-Z0-9_]+)"')
 
 
 def test_code_reference_and_example_name_the_same_settings() -> None:
