@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID
 
 from django.utils import timezone
-from pydantic import AwareDatetime, BeforeValidator, Field
+from pydantic import Field
 from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from leadengine.accounts.api import Body, Query, ScopedAPIView, answer, describe
+from leadengine.accounts.api import Body, Moment, Query, ScopedAPIView, answer, describe
 from leadengine.errors import NotFound, ValidationFailed
 from leadengine.webhooks.models import EVENTS, TEST_EVENT, Delivery, Endpoint
 from leadengine.webhooks.serializers import (
@@ -34,15 +33,6 @@ EventName = Literal[
 ]  # fmt: skip
 
 
-def _read_moment(value: Any) -> Any:
-    """A date of ISO 8601; a number is none."""
-    try:
-        return datetime.fromisoformat(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError("Deve ser uma data ISO 8601.") from error
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
 Events = Annotated[list[EventName], Field(min_length=1, max_length=len(EVENTS))]
 Url = Annotated[str, Field(min_length=1, max_length=2000)]
 Description = Annotated[str, Field(max_length=200)]

@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
 
 from django.utils import timezone
-from pydantic import AwareDatetime, BeforeValidator, ConfigDict, SkipValidation
+from pydantic import BeforeValidator, ConfigDict, SkipValidation
 from pydantic.alias_generators import to_camel
 from rest_framework import exceptions, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from leadengine.accounts.api import Body, Query, answer, describe
+from leadengine.accounts.api import Body, Moment, Query, answer, describe
 from leadengine.accounts.api.schema import Shape
 from leadengine.accounts.models import ApiKey
 from leadengine.errors import NotFound, ValidationFailed
@@ -42,21 +42,10 @@ Door = TypeVar("Door", bound="SendBody")
 Form = TypeVar("Form", bound=Body)
 
 
-def _read_moment(value: Any) -> Any:
-    """A date of ISO 8601. Numbers are none: pydantic would take them for seconds since 1970."""
-    try:
-        return datetime.fromisoformat(value) if value is not None else None
-    except (TypeError, ValueError) as error:
-        raise ValueError("Deve ser uma data ISO 8601.") from error
-
-
 def _require_object(value: Any) -> Any:
     if not isinstance(value, dict):
         raise ValueError("Deve ser um objeto.")  # noqa: TRY004 - what pydantic turns into a refusal
     return value
-
-
-Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]
 
 
 class SendBody(Body):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from math import isfinite
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 from uuid import UUID
 
 from django.conf import settings
@@ -13,7 +14,7 @@ from django.core.exceptions import RequestDataTooBig
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from drf_spectacular.utils import extend_schema
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 from rest_framework import exceptions, status
 from rest_framework.request import Request
@@ -49,6 +50,17 @@ class Body(BaseModel):
         if not _is_storable(value):
             raise ValueError("U+0000 e números sem fim não podem ser guardados.")
         return value
+
+
+def _read_moment(value: Any) -> Any:
+    """A date of ISO 8601. Numbers are none: pydantic would take them for seconds since 1970."""
+    try:
+        return datetime.fromisoformat(value) if value is not None else None
+    except (TypeError, ValueError) as error:
+        raise ValueError("Deve ser uma data ISO 8601.") from error
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_read_moment)]  # with its offset
 
 
 class Query(Body):
