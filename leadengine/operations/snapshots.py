@@ -87,8 +87,12 @@ def describe_configuration() -> Data:
         },
         "webhookEndpoints": {
             str(row.pk): {
-                "tenantId": str(row.tenant_id), "url": conceal(row.url), "host": urlsplit(row.url).hostname,
-                "events": row.events, "enabled": row.enabled, "secret": conceal(row.secret),
+                "tenantId": str(row.tenant_id),
+                "url": conceal(row.url),
+                "host": urlsplit(row.url).hostname,
+                "events": row.events,
+                "enabled": row.enabled,
+                "secret": conceal(row.secret),
             }
             for row in Endpoint.objects.filter(deleted_at=None)
         },

@@ -122,6 +122,7 @@ def test_refusals_in_their_order(committed_world: World, settings: Any) -> None:
         "foo",
         "replyTo",
     }
+    bad: dict[str, Any]
     for bad in (
         {"payload": {"text": "x"}, "text": "y"}, {"text": "x", "whenUnavailable": "never"}, {"text": "x", "force": 1},
         {"payload": "x"}, {"payload": ["x"]}, {"payload": {}}, {"payload": {"text": "x"}, "metadata": {}},
