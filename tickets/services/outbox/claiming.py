@@ -170,7 +170,7 @@ def _claim(line: Line, row: Any, person: Recipient, probe: bool, now: datetime) 
         message_id=message_id,
         attempt_id=token,
         line=line,
-        identities=(("phone", stored["to"]),) if "to" in stored else person.identities,
+        identities=(person.at(stored["to"]) if "to" in stored else person).identities,
         is_group=person.is_group,
         payload={**stored, "metadata": loads(client)},
         file=loads(file),

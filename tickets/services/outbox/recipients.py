@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from django.db import connection
 
 from leadengine.sql import loads
+from leads.services.phones import other_form
 from tickets.transports import Identity
 
 
@@ -21,6 +22,20 @@ class Recipient:
     is_group: bool
     is_blocked: bool
     identities: tuple[Identity, ...]
+
+    def has_phone(self, phone: str) -> bool:
+        """Whether an E.164 phone is theirs, in either form of a Brazilian mobile."""
+        return any(kind == "phone" and value in _forms(phone) for kind, value in self.identities)
+
+    def has_other_phone(self, phone: str) -> bool:
+        """Whether a phone besides this one is theirs."""
+        return any(kind == "phone" and value not in _forms(phone) for kind, value in self.identities)
+
+    def at(self, phone: str) -> Recipient:
+        """The same contact, reached at this phone and nowhere else: of its addresses only those of that number."""
+        forms = {form.removeprefix("+") for form in _forms(phone)}
+        own = tuple(one for one in self.identities if one[0] == "wa_address" and one[1] in forms)
+        return replace(self, identities=(("phone", phone), *own))
 
 
 def load_recipients(*, tenant_id: UUID, ids: Iterable[UUID]) -> dict[UUID, Recipient]:
@@ -39,3 +54,8 @@ def load_recipients(*, tenant_id: UUID, ids: Iterable[UUID]) -> dict[UUID, Recip
             )
             for row in cursor.fetchall()
         }
+
+
+def _forms(phone: str) -> set[str]:
+    other = other_form(phone)
+    return {phone, other} if other else {phone}

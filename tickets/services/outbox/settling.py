@@ -19,6 +19,7 @@ from tickets.services.keys import lock_keys
 from tickets.services.outbox.announcing import announce_change
 from tickets.services.outbox.claiming import Claim
 from tickets.services.outbox.merging import absorb_echo
+from tickets.services.outbox.recipients import load_recipients
 from tickets.services.outbox.verdicts import Verdict, judge
 from tickets.services.shapes import preview_of
 from tickets.services.state import lock_tickets, save_tickets
@@ -129,7 +130,8 @@ def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> N
     if unanswered and (seconds := state.first_response_seconds) is not None:
         transaction.on_commit(lambda: metrics.first_response_seconds.observe(seconds))
     # The ticket's contact, for the one that the message was claimed for may have been merged meanwhile.
-    add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, state.contact_id))
+    if tried.result.learned and not _keeps_to_one_of_several(claim, state.contact_id):
+        add_identities(tenant_id=line.tenant_id, pairs=dict.fromkeys(tried.result.learned, state.contact_id))
     note_answers(tenant_id=line.tenant_id, answers=[(state.contact_id, changes["sent_at"])])
     if external_id is not None:
         transport.bound(
@@ -137,6 +139,15 @@ def _settle_sent(transport: Transport, claim: Claim, tried: Try, row: _Row) -> N
         )  # fmt: skip
     if "unansweredCount" in state.timeline_delta():
         transport.ticket_changed(tenant_id=line.tenant_id, ticket_id=place.ticket_id, now=tried.finished_at)
+
+
+def _keeps_to_one_of_several(claim: Claim, contact_id: UUID) -> bool:
+    """Whether the message was for one phone of a contact with others, which its address would stand for, too."""
+    to = claim.order.payload.get("to")
+    if to is None:
+        return False
+    tenant_id = claim.place.tenant_id
+    return load_recipients(tenant_id=tenant_id, ids=[contact_id])[contact_id].has_other_phone(to)
 
 
 def _settle_not_sent(claim: Claim, tried: Try, verdict: Verdict, row: _Row) -> None:
