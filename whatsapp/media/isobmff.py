@@ -36,7 +36,7 @@ def _has_sound_only(file: IO[bytes]) -> bool:
 
 def _find_movie(file: IO[bytes]) -> bytes:
     """The box `moov`, which names the tracks; nothing where it is not found."""
-    place = 0
+    place, size = 0, file.seek(0, 2)
     for _ in range(_MOST_BOXES):
         file.seek(place)
         head = file.read(16)
@@ -48,7 +48,7 @@ def _find_movie(file: IO[bytes]) -> bytes:
         if head[4:8] == b"moov":
             file.seek(place)
             return file.read(min(length or _MOST_MOOV, _MOST_MOOV))
-        if length < 8:
+        if length < 8 or place + length >= size:
             break
         place += length
     return b""

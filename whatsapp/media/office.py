@@ -9,6 +9,7 @@ _MACROS = {"_vba_project", "_vba_project_cur", "vba"}
 _LOCKED = {"encryptedpackage", "encryptioninfo"}
 _ENTRY = 128
 _MOST_SECTORS = 4096  # of a directory
+_IN_HEADER = 109  # entries of the table
 
 
 class _Damaged(Exception):
@@ -36,11 +37,12 @@ def _names_in(file: IO[bytes]) -> set[str]:
     if len(head) < 512 or shift not in {9, 12}:
         raise _Damaged
     size = 1 << shift
-    table = _table(file, head, size)
+    sectors = file.seek(0, 2) // size
+    table = _table(file, head, size, sectors)
     sector, names, seen = int.from_bytes(head[48:52], "little"), set(), 0
     while sector < 0xFFFFFFFA:
         seen += 1
-        if seen > _MOST_SECTORS:
+        if seen > min(_MOST_SECTORS, sectors):
             raise _Damaged
         content = _sector(file, sector, size)
         for place in range(0, size, _ENTRY):
@@ -51,13 +53,13 @@ def _names_in(file: IO[bytes]) -> set[str]:
     return names
 
 
-def _table(file: IO[bytes], head: bytes, size: int) -> list[int]:
+def _table(file: IO[bytes], head: bytes, size: int, sectors: int) -> list[int]:
     """The sectors that hold the table of what follows what: the first 109 stand in the header, others in a chain."""
+    most = _IN_HEADER + sectors + size // 4  # the last of the chain is filled up
     found = [int.from_bytes(head[place : place + 4], "little") for place in range(76, 512, 4)]
-    more, seen = int.from_bytes(head[68:72], "little"), 0
+    more = int.from_bytes(head[68:72], "little")
     while more < 0xFFFFFFFA:
-        seen += 1
-        if seen > _MOST_SECTORS:
+        if len(found) >= most:
             raise _Damaged
         content = _sector(file, more, size)
         found += [int.from_bytes(content[place : place + 4], "little") for place in range(0, size - 4, 4)]

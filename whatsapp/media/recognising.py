@@ -6,15 +6,16 @@ What cannot be looked into (a locked archive, an archive of another kind) is ref
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Literal
 
 from leadengine.errors import DomainError
-from whatsapp.media.archives import Archive, BadArchive, look_into
+from whatsapp.media.archives import DAMAGED, Archive, BadArchive, look_into
 from whatsapp.media.isobmff import read_isobmff
 from whatsapp.media.office import read_office
-from whatsapp.media.signatures import is_executable
-from whatsapp.media.texts import is_script_name, read_text
+from whatsapp.media.signatures import is_executable, is_running_name
+from whatsapp.media.texts import read_text
 
 MediaType = Literal["image", "audio", "video", "document"]
 HEAD_BYTES = 8192
@@ -71,17 +72,20 @@ _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06")
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 
-def recognise(file: IO[bytes], *, size: int, name: str = "") -> Recognised:
+def recognise(
+    file: IO[bytes], *, size: int, name: str = "", examine: Callable[[bytes], None] = lambda _: None
+) -> Recognised:
     """Say what a file is. `name` can only speak against it: text under the name of a script is a script.
 
-    Raises: UnsupportedFile, its `reason` one of executable, markup, macros, archive, polyglot, unknown.
+    `examine` gets how each part of an archive begins. Raises: what that raises, and UnsupportedFile, its `reason` one
+    of executable, markup, macros, archive, polyglot, unknown.
     """
     file.seek(0)
     head = file.read(HEAD_BYTES)
     if is_executable(head):
         raise UnsupportedFile(reason="executable")
     if head.startswith(_ARCHIVES):
-        found: str = _in_archive(file)
+        found: str = _in_archive(file, examine)
     elif head.startswith(_OLE):
         found = _in_office(file)
     else:
@@ -139,23 +143,29 @@ _MP3_HERTZ = (
 )  # fmt: skip
 
 
-def _in_archive(file: IO[bytes]) -> str:
+def _in_archive(file: IO[bytes], examine: Callable[[bytes], None]) -> str:
     try:
-        archive: Archive = look_into(file)
+        archive: Archive = look_into(file, examine=examine)
     except BadArchive as error:
         raise UnsupportedFile(reason=error.reason) from error
     return archive.kind
 
 
 def _in_office(file: IO[bytes]) -> str:
-    word = read_office(file)
+    try:
+        word = read_office(file)
+    except DAMAGED:
+        word = "archive"
     if word not in _KNOWN:
         raise UnsupportedFile(reason=word)
     return word
 
 
 def _in_isobmff(file: IO[bytes]) -> str:
-    word = read_isobmff(file)
+    try:
+        word = read_isobmff(file)
+    except DAMAGED:
+        word = "unknown"
     if word not in _KNOWN:
         raise UnsupportedFile(reason="unknown")
     return word
@@ -165,7 +175,7 @@ def _in_text(file: IO[bytes], name: str) -> str:
     word = read_text(file)
     if word not in _KNOWN:
         raise UnsupportedFile(reason=word)
-    if is_script_name(name):
+    if is_running_name(name):
         raise UnsupportedFile(reason="executable")
     return word
 

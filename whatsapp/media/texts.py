@@ -6,8 +6,6 @@ import codecs
 import re
 from typing import IO
 
-from whatsapp.media.signatures import is_running_name
-
 CHUNK = 65_536
 _OVERLAP = 64
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]")
@@ -32,11 +30,6 @@ def read_text(file: IO[bytes]) -> str:
         except UnicodeError:
             continue
     return "unknown"
-
-
-def is_script_name(name: str) -> bool:
-    """Whether text under this name would be run."""
-    return is_running_name(name)
 
 
 def _encodings(start: bytes) -> tuple[str, ...]:

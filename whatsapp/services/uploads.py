@@ -29,7 +29,7 @@ from tickets.services.outbox.refusals import MediaTooLarge
 from tickets.transports import KeptFile, Line
 from whatsapp.media import store
 from whatsapp.media.recognising import Recognised, recognise
-from whatsapp.media.scanning import FileInfected, scan_by_clamd, scan_for_test_file
+from whatsapp.media.scanning import FileInfected, refuse_test_file, scan_by_clamd, scan_for_test_file
 from whatsapp.models import Upload
 from whatsapp.services.lines import capabilities_of, find_line
 
@@ -233,7 +233,7 @@ def _examine(upload: Upload, file: IO[bytes], name: str, declared: str | None, l
     if upload.size > max(limits.values()):
         _refuse_large(upload.size, declared or "document", limits)
     scan_for_test_file(file)
-    found: Recognised = recognise(file, size=upload.size, name=name)
+    found: Recognised = recognise(file, size=upload.size, name=name, examine=refuse_test_file)
     upload.mime_type, upload.media_type = found.mime_type, declared or found.media_type
     if declared not in {None, "document", found.media_type}:
         raise MediaTypeMismatch(declared=declared, detected=found.media_type, mimeType=found.mime_type)

@@ -154,6 +154,26 @@ def test_a_request_without_a_file_and_one_that_is_cut_off(desk: Desk) -> None:
     assert desk.stored() == {}
 
 
+def test_a_second_file_changes_nothing_about_the_first(desk: Desk) -> None:
+    client = by_cookie(desk.world.agent)
+
+    def part(name: str, data: bytes) -> bytes:
+        start = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'
+        return start.encode() + data + b"\r\n"
+
+    def post(*parts: bytes, end: bytes = b"--x--\r\n") -> tuple[int, Any]:
+        answer = client.post(URL, b"".join(parts) + end, content_type="multipart/form-data; boundary=x")
+        return answer.status_code, answer.json()
+
+    first, second, other = part("file", JPEG), part("file", PNG), part("other", PNG)
+    for parts in ((first, second), (first, other), (other, first), (other, first, second)):
+        status, body = post(*parts)
+        assert (status, body["size"], body["mimeType"]) == (201, len(JPEG), "image/jpeg")
+    for cut in ((first,), (first, other), (other, first), (other,)):
+        assert refused(post(*cut, end=b"")) == (400, "FILE_UPLOAD_ERROR"), "it has no end"
+    assert len(desk.stored()) == 4
+
+
 def test_who_may_upload(desk: Desk) -> None:
     world = desk.world
     assert refused(desk.post(PNG, client=Client())) == (401, "UNAUTHORIZED")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -28,9 +31,11 @@ from tests.whatsapp.uploads.files import (
     ole,
     ooxml,
     zipped,
+    zipped_as,
 )
+from whatsapp.media import archives
 from whatsapp.media.recognising import UnsupportedFile, recognise
-from whatsapp.media.scanning import FileInfected, scan_for_test_file
+from whatsapp.media.scanning import FileInfected, refuse_test_file, scan_for_test_file
 
 
 def kind(data: bytes, name: str = "") -> str:
@@ -125,15 +130,106 @@ def test_nothing_crashes_it(data: bytes, start: bytes) -> None:
         recognise(io.BytesIO(start + data), size=len(start) + len(data))
 
 
+def most_memory(work: Callable[[], object]) -> int:
+    """Bytes that a piece of work has held at most."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def packed(method: int, data: bytes = b"x" * 200) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("a.txt", data)
+    return file.getvalue()
+
+
+def test_only_what_is_unpacked_within_bounds_is_unpacked() -> None:
+    assert {kind(packed(method)) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)} == {".zip"}
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        assert reason(packed(method)) == "archive"
+        assert reason(zipped(a=packed(method))) == "archive"
+        # Declared small, unpacks to 32 MB in one step.
+        bomb = bytearray(packed(method, bytes(32_000_000)))
+        bomb[bomb.index(b"PK\x01\x02") + 24 :][:4] = (10).to_bytes(4, "little")
+        assert most_memory(partial(reason, bytes(bomb))) < 2_000_000
+
+
+@pytest.mark.parametrize(("name", "most"), [("MOST_PARTS", 20), ("MOST_NESTED", 2500), ("MOST_SECONDS", -1)])
+def test_archives_within_archives_share_one_budget(monkeypatch: pytest.MonkeyPatch, name: str, most: int) -> None:
+    inner = zipped_as({f"{number}.txt": "x" for number in range(6)})
+    once, often = zipped(a=inner), zipped_as({str(number): inner for number in range(6)})
+    assert (kind(once), kind(often)) == (".zip", ".zip")
+    monkeypatch.setattr(archives, name, most)
+    assert name == "MOST_SECONDS" or kind(once) == ".zip"
+    assert reason(often) == "archive"
+
+
+def test_a_directory_is_counted_before_it_is_read() -> None:
+    """Neither the number that it tells nor 16 MiB of it make a process large."""
+    one = b"PK\x01\x02" + bytes(42)
+    for told in (5, 65_535):
+        directory = one * 100_000
+        end = (
+            b"PK\x05\x06" + bytes(4) + told.to_bytes(2, "little") * 2 + len(directory).to_bytes(4, "little") + bytes(6)
+        )
+        data = directory + end
+        assert most_memory(partial(reason, b"PK\x03\x04" + data)) < 2 * len(data)
+    small = one * 50_000
+    end = b"PK\x05\x06" + bytes(4) + (5).to_bytes(2, "little") * 2 + len(small).to_bytes(4, "little")
+    data = b"PK\x03\x04" + small + end + (4).to_bytes(4, "little") + bytes(2)
+    assert most_memory(lambda: reason(data)) < 2 * len(data)
+    assert reason(zipped(a="x")[:-22] + b"PK\x06\x07" + bytes(16) + zipped(a="x")[-22:]) == "archive"  # zip64
+
+
+def test_a_chain_that_comes_back_to_itself_ends() -> None:
+    data = bytearray(ole("WordDocument") + bytes(8192))
+    data[68:72] = (3).to_bytes(4, "little")  # the table goes on in sector 3, and there again
+    data[4 * 512 + 508 : 5 * 512] = (3).to_bytes(4, "little")
+    assert most_memory(lambda: reason(bytes(data))) < 1_000_000
+
+
+def test_places_behind_all_files_are_no_places() -> None:
+    film = b"\0\0\0\x10ftypmp42\0\0\0\0" + b"\0\0\0\x01free" + b"\xff" * 8
+    assert kind(film) == ".mp4"
+    data = bytearray(zipped(a__txt="x"))
+    at = data.index(b"PK\x01\x02")
+    data[at + 42 : at + 46] = b"\xff" * 4  # the place of the part stands in 64 bits behind its name
+    extra = b"\x01\0\x08\0" + b"\xff" * 8
+    data[at + 30 : at + 32] = len(extra).to_bytes(2, "little")
+    data[at + 51 : at + 51] = extra
+    end = data.index(b"PK\x05\x06")
+    data[end + 12 : end + 16] = (46 + 5 + len(extra)).to_bytes(4, "little")
+    assert reason(bytes(data)) in {"archive", "polyglot"}
+
+
+def test_macros_are_found_whatever_the_letters_and_the_kind() -> None:
+    assert reason(zipped(word___VBAPROJECT__BIN="x")) == "macros"
+    assert (
+        reason(zipped_as({"[content_types].XML": "x", "Word/Document.xml": "x", "WORD\\VbaData.xml": "x"})) == "macros"
+    )
+    assert reason(zipped_as({"content.xml": "x", "META-INF/manifest.xml": "x", "Basic/a/b.xml": "x"})) == "macros"
+    assert kind(zipped_as({"[content_types].XML": "x", "Word/Document.xml": "x"})) == ".docx"
+    assert kind(zipped_as({"fotos/scripts/a.txt": "x"})) == ".zip"
+
+
 @pytest.mark.parametrize(
     "data",
     [
         TEST_VIRUS, b"x" * 65_500 + TEST_VIRUS, zipped(eicar__com=TEST_VIRUS), zipped(a__txt="x", b__txt=TEST_VIRUS),
+        zipped(a=zipped(b__txt=TEST_VIRUS)),
     ],
 )  # fmt: skip
 def test_the_test_virus_is_found(data: bytes) -> None:
-    with pytest.raises(FileInfected):
+    def look() -> None:
         scan_for_test_file(io.BytesIO(data))
+        recognise(io.BytesIO(data), size=len(data), examine=refuse_test_file)
+
+    with pytest.raises(FileInfected):
+        look()
 
 
 @pytest.mark.parametrize("data", [JPEG, b"", b"PK\x03\x04", zipped(a__txt="x"), TEST_VIRUS[:-5]])
