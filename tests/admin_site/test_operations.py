@@ -51,16 +51,16 @@ def test_session_p67_admin_can_add_to_the_change_log(world: World, enter: Enter)
     page = client.get(address(ProtectedChange)).content.decode()
     assert "Criação do sistema de persistência" in page
     assert "Adição de retry automático" in page
-    form = {"date": "2026-11-22", "version": "1.3.0", "change": "Correção da reconexão", "approved_by": "Ana,Bruno"}
+    form = {"date": "2026-11-22", "version": "9.9.9", "change": "Correção da reconexão", "approved_by": "Ana,Bruno"}
     answer = client.post(address(ProtectedChange, name="add/"), {**form, "status": "Ativo", **SENT})
     assert answer.status_code == 302, answer.content.decode()
-    made = ProtectedChange.objects.get(version="1.3.0")
+    made = ProtectedChange.objects.get(version="9.9.9")
     assert (str(made.date), made.approved_by) == ("2026-11-22", ["Ana", "Bruno"])
     assert "Correção da reconexão" in client.get(address(ProtectedChange)).content.decode()
     assert [line.object_id for line in deeds("protected_change.added")] == [str(made.pk)]
     twice = client.post(address(ProtectedChange, name="add/"), {**form, "status": "Ativo", **SENT})
     assert twice.status_code == 200
-    assert ProtectedChange.objects.filter(version="1.3.0").count() == 1
+    assert ProtectedChange.objects.filter(version="9.9.9").count() == 1
     assert client.post(address(ProtectedChange, made), {**form, "change": "x"}).status_code == 403
     assert client.get(address(ProtectedChange, made)).status_code == 200
 

@@ -95,6 +95,10 @@ class Desk:
                WHERE tenant_id = (SELECT id FROM accounts_tenant WHERE slug = %s)""",
             slug,
         )
+        # Until the line is looked at, it would keep to what its broker allows at least.
+        self.change(
+            "UPDATE whatsapp_sessions SET capabilities = '{\"rate\": null}' WHERE connection_id = %s", self.line_id
+        )
         self.behave()
 
     def behave(self, **keys: Any) -> None:

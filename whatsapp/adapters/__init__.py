@@ -63,7 +63,8 @@ class Sent:
 class SessionState:
     """A session as its broker sees it now. `close_code` is why a lost link was lost; times are aware UTC.
 
-    `risk_paused` is None where the broker does not say; `info` is what is kept of its words, without QR codes and keys.
+    `risk_paused` and `rate` are None where the broker does not say; `info` is what is kept of its words, without QR
+    codes and keys.
     """
 
     instance: str
@@ -76,6 +77,7 @@ class SessionState:
     qr_version: int = 0
     qr_expires_at: datetime | None = None
     risk_paused: bool | None = None
+    rate: Mapping[str, int] | None = None  # capabilities.rate as the broker keeps it for this session
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property

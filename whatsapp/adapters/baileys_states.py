@@ -56,7 +56,8 @@ def read_snapshot(instance: str, data: Any) -> SessionState | None:
     fields = as_dict(data)
     user, detail = as_dict(fields.get("user")), as_dict(fields.get("connectionStateDetail"))
     address = as_id(user.get("id"))
-    expires = as_int(fields.get("qrExpiresAt"))
+    expires, rate = as_int(fields.get("qrExpiresAt")), as_dict(fields.get("rate"))
+    most, window = as_int(rate.get("limit")), as_int(rate.get("windowMs"))
     return SessionState(
         instance,
         state,
@@ -68,5 +69,6 @@ def read_snapshot(instance: str, data: Any) -> SessionState | None:
         qr_version=as_int(fields.get("qrVersion")) or 0,
         qr_expires_at=datetime.fromtimestamp(expires / 1000, UTC) if expires and 0 < expires < _YEAR_9999 else None,
         risk_paused=as_flag(as_dict(fields["risk"]).get("paused")) if "risk" in fields else None,
+        rate={"max": most, "windowMs": window} if most and window and most > 0 < window else None,
         info={name: fields[name] for name in _KEPT if name in fields},
     )

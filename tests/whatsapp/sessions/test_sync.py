@@ -11,7 +11,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from leadengine.accounts.scopes import service_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.celery import SENDING
 from leadengine.redis import client
 from tests.api import by_key, send
@@ -34,10 +34,11 @@ from tests.whatsapp.sessions.steps import (
 from whatsapp import broker as calls
 from whatsapp import tasks
 from whatsapp.models import SessionEvent, WhatsAppSession
-from whatsapp.services.lines import evidence_of
+from whatsapp.services.lines import evidence_of, find_line
 from whatsapp.services.sessions.acting import carry_out
 from whatsapp.services.sessions.changing import Origin
 from whatsapp.services.sessions.listening import listen
+from whatsapp.services.sessions.looking import wire_name
 from whatsapp.services.sessions.qr import read_qr, refresh_qr
 from whatsapp.services.sessions.syncing import sync_session, sync_sessions
 from whatsapp.services.sessions.wishes import connect_session, disconnect_session
@@ -431,3 +432,15 @@ def test_strikes_that_the_broker_confirms_are_a_drop_at_once(house: World, broke
     close(broker, session, 428)
     sync_session(session_id=session.pk, origin=Origin("sync"), contradicted=True)
     assert row_of(session).status == "connecting"
+
+
+def test_the_pace_of_a_line_is_what_its_broker_keeps_for_it(house: World, broker: Broker) -> None:
+    session = connected(broker, house.admin)
+    broker.behave(str(wire_name(fresh(session))), rate={"max": 7, "windowMs": 3000})
+    sync_session(session_id=session.pk, origin=Origin("sync"))
+    assert row_of(session).capabilities["rate"] == {"max": 7, "windowMs": 3000}
+    with tenant_scope(house.ipe.pk):
+        line = find_line(session.pk)
+    assert line is not None
+    assert line.capabilities.rate == (7, 3.0)
+    assert "types" in row_of(session).capabilities  # what else is known of it stays

@@ -105,6 +105,8 @@ def _open(session: WhatsAppSession, state: SessionState, origin: Origin, now: da
         "phone_number": state.phone, "whatsapp_id": state.address, "profile_name": state.profile_name,
     }  # fmt: skip
     news = {name: value for name, value in known.items() if value and value != getattr(session, name)}
+    if state.rate is not None and state.rate != session.capabilities.get("rate"):
+        news["capabilities"] = {**session.capabilities, "rate": dict(state.rate)}
     if session.status == Status.DUPLICATE:
         return Change("status", {"pending_wish": Wish.LOGOUT})  # its logout was lost with its link
     change = None if session.connected else moved(session, Trigger.OPEN, now=now)
