@@ -13,7 +13,7 @@ from celery import Task
 from django.db import transaction
 
 from leadengine.celery import missed, publish
-from leadengine.redis import UNAVAILABLE, client
+from leadengine.redis import UNAVAILABLE, ask, client
 
 log = structlog.get_logger(__name__)
 FLAG_SECONDS = 5
@@ -27,7 +27,7 @@ def wake_on_commit(task: Task[Any, Any], key: str, **ids: Any) -> None:
 def wake(task: Task[Any, Any], key: str, **ids: Any) -> bool:
     """Wake a task unless it is awake already. Never raises for an engine that is away; says whether it published."""
     try:
-        if not client().set(f"wake:{key}", 1, nx=True, ex=FLAG_SECONDS):
+        if not ask(lambda server: server.set(f"wake:{key}", 1, nx=True, ex=FLAG_SECONDS)):
             return False
         return publish(task, **ids)
     except UNAVAILABLE as error:

@@ -26,6 +26,8 @@ from tests.conftest import World
 from tests.whatsapp.inbound import receive, text_event
 from tickets.models import Message, Ticket
 from tickets.services.outbox import Queued, queue_message, send_due
+from tickets.services.outbox.claiming import Claim, take_turn
+from tickets.transports import Line
 from whatsapp.simulator.cli import serving
 from whatsapp.simulator.core import Config
 
@@ -201,6 +203,11 @@ def queue(world: World, ticket: Ticket, text: str = "Olá", **more: Any) -> Mess
 def send(world: World) -> datetime | None:
     """What the sender's task does for the test's line."""
     return send_due(session_id=world.line.pk)
+
+
+def claim_due(*, line: Line, now: datetime) -> list[Claim]:
+    """Claim the due rows of a line as its sender does."""
+    return take_turn(line=line, now=now).claims
 
 
 def reload(message: Message) -> Message:

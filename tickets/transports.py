@@ -38,7 +38,8 @@ class Capabilities:
 class Line:
     """A session as far as tickets need it.
 
-    `name` is for metrics, `reference` is what the channel calls it, `title` is for people; `since` is when it was lost.
+    `name` is for metrics, `reference` is what the channel calls it, `title` is for people; `since` is when it was lost,
+    `connected_at` when it connected last.
     """
 
     id: UUID
@@ -52,6 +53,7 @@ class Line:
     capabilities: Capabilities
     title: str = ""
     since: datetime | None = None
+    connected_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

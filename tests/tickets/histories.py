@@ -13,6 +13,7 @@ from leadengine.accounts.scopes import tenant_scope, user_scope
 from leadengine.errors import DomainError
 from leads.services import Person
 from tests.conftest import World
+from tests.outbound import claim_due
 from tickets.models import Message, Ticket
 from tickets.services.arrivals import Arrival, record_arrivals
 from tickets.services.echoes import Echo, settle_echoes
@@ -20,7 +21,7 @@ from tickets.services.effects import Ack, apply_acks, edit_message, revoke_messa
 from tickets.services.files import File
 from tickets.services.lifecycle import close_ticket
 from tickets.services.outbox import cancel_message, queue_message, resend_message, sweep_outbox
-from tickets.services.outbox.claiming import Claim, claim_due
+from tickets.services.outbox.claiming import Claim
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import OutcomeUnknown, Refused, Retryable, SendFailure, Sent, get_transport
 

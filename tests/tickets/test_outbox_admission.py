@@ -13,12 +13,11 @@ from leadengine.accounts.scopes import tenant_scope
 from leadengine.redis import client
 from tests.api import by_cookie, by_key
 from tests.conftest import World
-from tests.outbound import accept, at_once, broker_running, conversation, due_now, send
+from tests.outbound import accept, at_once, broker_running, claim_due, conversation, due_now, send
 from tests.samples import sample
 from tickets.models import Message, Ticket
 from tickets.services.outbox import Queued, admission
 from tickets.services.outbox.admission import read_rate
-from tickets.services.outbox.claiming import claim_due
 from tickets.services.outbox.refusals import RateLimited
 from tickets.transports import get_transport
 

@@ -21,6 +21,7 @@ from tests.outbound import (
     Broker,
     at_once,
     broker_running,
+    claim_due,
     conversation,
     due_now,
     events_of,
@@ -35,7 +36,7 @@ from tickets.models import Message, OutboundAttempt, Ticket
 from tickets.services.outbox import circuit
 from tickets.services.outbox.breaking import note_call, outcome_of
 from tickets.services.outbox.circuit import Outcome, read_circuits, record_call
-from tickets.services.outbox.claiming import Claim, claim_due
+from tickets.services.outbox.claiming import Claim
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import (
     Line,

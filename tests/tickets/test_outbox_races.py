@@ -23,11 +23,10 @@ from leadengine.celery import SENDING, app
 from leadengine.redis import client
 from tests.conftest import World
 from tests.environment import url
-from tests.outbound import Broker, accept, at_once, broker_running, conversation, queue, reload, send, until
+from tests.outbound import Broker, accept, at_once, broker_running, claim_due, conversation, queue, reload, send, until
 from tests.whatsapp.wire import Wire, closed_port
 from tickets.models import Message, OutboundAttempt, Ticket
 from tickets.services.outbox import Queued, cancel_message, send_due, sweep_outbox
-from tickets.services.outbox.claiming import claim_due
 from tickets.services.outbox.refusals import AlreadySending, NewerMessage
 from tickets.transports import get_transport
 

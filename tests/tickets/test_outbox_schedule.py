@@ -23,6 +23,7 @@ from tests.outbound import (
     accept,
     at_once,
     broker_running,
+    claim_due,
     conversation,
     due_now,
     events_of,
@@ -43,7 +44,6 @@ from tickets.services.outbox import (
     resend_message,
     sweep_outbox,
 )
-from tickets.services.outbox.claiming import claim_due
 from tickets.services.outbox.refusals import AlreadySending, NewerMessage
 from tickets.services.outbox.scheduling import _COME
 from tickets.services.withdrawing import _BY_END, _BY_REPLY, _WITHDRAW

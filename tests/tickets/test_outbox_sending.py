@@ -297,6 +297,7 @@ def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) ->
     values = {
         "session": ticket.session_id, "tenant": ticket.tenant_id, "now": timezone.now(), "lease": timezone.now(),
         "late": timezone.now(), "most": 4, "ids": [ticket.pk], "reason": "PACING", "untils": [timezone.now()],
+        "end": timezone.now(), "turns": 50,
     }  # fmt: skip
     plans = []
     for statement in (_STATE, _FIND, _HOLD, _PACED, _NEXT, _CLAIM):

@@ -13,11 +13,10 @@ from django.db import connection
 from leadengine.accounts.scopes import tenant_scope
 from tests.conftest import World
 from tests.environment import url
-from tests.outbound import events_of, queue, reload, until
+from tests.outbound import claim_due, events_of, queue, reload, until
 from tests.tickets.desk import arrive
 from tests.tickets.histories import BEGAN, PEOPLE, History, ids_of
 from tests.whatsapp.inbound import store
-from tickets.services.outbox.claiming import claim_due
 from tickets.services.outbox.settling import Try, settle
 from tickets.services.state import timeline_of
 from tickets.services.timeline import Drift, find_drifts

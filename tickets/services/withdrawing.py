@@ -12,6 +12,7 @@ from django.db import connection
 from leadengine import metrics
 from leadengine.sql import dumps, loads
 from tickets.services.announce import Place, announce_change
+from tickets.services.senders import wake_successors
 
 CUSTOMER_REPLY, TICKET_CLOSED = "CUSTOMER_REPLY", "TICKET_CLOSED"  # metadata.canceledBy
 
@@ -21,20 +22,25 @@ _WITHDRAW = """
 WITH gone AS (
     UPDATE tickets_message m SET status = 'CANCELED', sent_at = %(now)s, wait_reason = NULL, not_before = NULL,
         error = NULL, metadata = m.metadata || %(why)s::jsonb, version = m.version + 1
-    WHERE m.tenant_id = %(tenant)s AND m.contact_id = ANY(%(contacts)s) AND m.scheduled_at IS NOT NULL AND {rule}
+    WHERE m.id = ANY(ARRAY(
+        SELECT m.id FROM tickets_message m
+        WHERE m.tenant_id = %(tenant)s AND m.contact_id = ANY(%(contacts)s) AND m.scheduled_at IS NOT NULL
+            AND m.status IN ('SCHEDULED', 'QUEUED') AND {rule}
+        ORDER BY m.id FOR UPDATE
+    ))
     RETURNING m.*
 )
 SELECT g.tenant_id, g.ticket_id, t.queue_id, t.assignee_id, g.id, g.position, g.version, g.metadata, g.source, g.type
 FROM gone g JOIN tickets_ticket t ON t.id = g.ticket_id
 """
-_BY_REPLY = "m.status IN ('SCHEDULED', 'QUEUED') AND m.cancel_if_customer_replies"
-_BY_END = "m.status = 'SCHEDULED' AND m.ticket_id = ANY(%(tickets)s)"
+_BY_REPLY = "m.cancel_if_customer_replies"
+_BY_END = "m.ticket_id = ANY(%(tickets)s)"
 
 
 def withdraw_for_replies(*, tenant_id: UUID, contact_ids: Collection[UUID], now: datetime) -> int:
     """Cancel what was scheduled for contacts who wrote, unless its author wanted it sent all the same; how many.
 
-    Also what is due but has not left yet. message.updated tells the author, with `metadata.canceledBy`.
+    Here as below also what is due but has not left yet. message.updated tells the author, with `metadata.canceledBy`.
     """
     return _withdraw(_BY_REPLY, CUSTOMER_REPLY, tenant_id, {"contacts": list(contact_ids)}, now)
 
@@ -61,4 +67,6 @@ def _withdraw(rule: str, why: str, tenant_id: UUID, given: dict[str, Any], now: 
         }  # fmt: skip
         announce_change(place=Place(*row[:6]), version=row[6], changes=changes, now=now)
         metrics.count(metrics.outbound.labels(origin=row[8].lower(), type=row[9].lower(), status="canceled"))
+    if rows:
+        wake_successors(ticket_ids={row[1] for row in rows})
     return len(rows)

@@ -15,7 +15,7 @@ from leadengine.accounts.scopes import current_scope, service_scope
 from leadengine.celery import app, publish
 from leadengine.realtime.broadcast import broadcast, offer
 from leadengine.realtime.events import Facets
-from leadengine.redis import UNAVAILABLE, client
+from leadengine.redis import UNAVAILABLE, ask, client
 from leadengine.sql import loads
 from tickets.services.outbox.circuit import CLOSED, Circuit, read_circuits
 from tickets.services.shapes import iso
@@ -41,7 +41,8 @@ def find_line(reference: UUID | str) -> Line | None:
     with across_owners(), connection.cursor() as cursor:
         cursor.execute(
             """SELECT id, tenant_id, connection_id, coalesce(broker_instance_id, connection_id), status,
-                   default_queue_id, replaced_by, capabilities, session_name, disconnected_at
+                   default_queue_id, replaced_by, capabilities, session_name, disconnected_at,
+                   connected_at
                FROM whatsapp_sessions
                WHERE (id::text = %s OR connection_id = %s OR broker_instance_id = %s)
                    AND (deleted_at IS NULL OR replaced_by IS NOT NULL) AND tenant_id = coalesce(%s, tenant_id)
@@ -51,11 +52,12 @@ def find_line(reference: UUID | str) -> Line | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    session_id, owner_tenant, name, wire_name, status, queue_id, replaced_by, stored, title, since = row
+    session_id, owner_tenant, name, wire_name, status, queue_id, replaced_by, stored, title, since, back = row
     return Line(
         id=session_id, tenant_id=owner_tenant, name=name, reference=wire_name, status=status,
         connected=status == WhatsAppSession.Status.CONNECTED, default_queue_id=queue_id, replaced_by=replaced_by,
         capabilities=capabilities_of(loads(stored)), title=title, since=since,
+        connected_at=back,
     )  # fmt: skip
 
 
@@ -135,8 +137,8 @@ def across_owners() -> AbstractContextManager[None]:
 def _tell(event: SessionUpdated, owner_id: UUID) -> None:
     key = str(event.session_id)
     try:
-        if not client().set(_told(key), 1, nx=True, px=EVENT_PAUSE_MS):
-            client().sadd(_LATE, key)
+        if not ask(lambda server: server.set(_told(key), 1, nx=True, px=EVENT_PAUSE_MS)):
+            ask(lambda server: server.sadd(_LATE, key))
             publish(app.signature(ANNOUNCE_TASK), countdown=EVENT_PAUSE_MS / 1000)
             return
     except UNAVAILABLE:

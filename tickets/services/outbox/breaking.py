@@ -21,18 +21,22 @@ def note_call(*, transport: Transport, claim: Claim, tried: Try) -> None:
     No transaction is open. Never raises: the call has been made, whatever becomes of the breaker.
     """
     line = claim.order.line
+    outcome = outcome_of(tried)
     state = record_call(
-        session_id=line.id, token=claim.order.attempt_id, outcome=outcome_of(tried), probe=claim.probe,
-        now=tried.finished_at,
+        session_id=line.id, token=claim.order.attempt_id, outcome=outcome, probe=claim.probe, now=tried.finished_at
     )  # fmt: skip
-    if state is None:
+    # A probe that says nothing leaves the line to the next one, which waits for the end of this one.
+    undecided = claim.probe and outcome == "neither"
+    if state is None and not undecided:
         return
-    log.warning("circuit_changed", session_id=str(line.id), state=state)
+    if state is not None:
+        log.warning("circuit_changed", session_id=str(line.id), state=state)
     try:
         with tenant_scope(line.tenant_id):
-            if state == "closed":
+            if undecided or state == "closed":
                 free_held(session_id=line.id, now=tried.finished_at)
-            transport.circuit_changed(tenant_id=line.tenant_id, session_id=line.id, now=tried.finished_at)
+            if state is not None:
+                transport.circuit_changed(tenant_id=line.tenant_id, session_id=line.id, now=tried.finished_at)
     except Exception:  # what waits is due by itself at the latest when the circuit would have let a probe pass
         log.exception("circuit_change_not_told", session_id=str(line.id))
         connection.close()

@@ -114,10 +114,15 @@ def close_circuit(*, session_id: UUID) -> bool:
 
 def read_circuits(*, now: datetime) -> dict[UUID, Circuit]:
     """Every circuit that is not closed, of all tenants, in one round trip; none while Redis is away."""
+    return known_circuits(now=now) or {}
+
+
+def known_circuits(*, now: datetime) -> dict[UUID, Circuit] | None:
+    """As `read_circuits`; None while Redis is away, so that nobody takes silence for closed circuits."""
     try:
         raw: list[bytes] = run_script(_READ, [_INDEX], [in_ms(now - _FORGOTTEN)])
     except UNAVAILABLE:
-        return {}
+        return None
     pairs = zip(raw[::2], raw[1::2], strict=True)
     return {UUID(name.decode()): circuit_at(float(retry_at), now) for name, retry_at in pairs}
 

@@ -13,22 +13,26 @@ from django.db import connection
 
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.sql import loads
+from tickets.services.outbox.accepting import line_of_session
 from tickets.services.outbox.announcing import Place, announce_change
-from tickets.services.outbox.holding import DUE, MOST, hold_due
+from tickets.services.outbox.holding import DUE, MOST, hold_due, wake_session
 from tickets.services.outbox.pacing import ask_to_send
 from tickets.services.outbox.recipients import Recipient, load_recipients
+from tickets.services.outbox.refusals import InstanceRequired
 from tickets.services.outbox.scheduling import too_late
+from tickets.services.outbox.waking import move_queued
 from tickets.transports import Line, SendOrder, get_transport
 
 CHANNEL = "WHATSAPP"
-LEASE_SPARE = timedelta(seconds=30)
+LEASE_SPARE = timedelta(seconds=30)  # beside the calls themselves: names are looked up, the outcome is written
 _LOCK = 0x0B0C5  # class of the advisory locks of claimers
 
 # What a line has in flight, and what it refused for a while (offline, too fast): such a row holds back the whole line,
 # so that one message asks again and not all of them.
 _STATE = """
 SELECT count(*) FILTER (WHERE status = 'SENDING'), (array_agg(wait_reason ORDER BY not_before DESC)
-    FILTER (WHERE status = 'QUEUED'))[1], max(not_before) FILTER (WHERE status = 'QUEUED')
+    FILTER (WHERE status = 'QUEUED'))[1], max(not_before) FILTER (WHERE status = 'QUEUED'),
+    max(claimed_at) FILTER (WHERE status = 'QUEUED' AND wait_reason = 'SESSION_OFFLINE')
 FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s AND (status = 'SENDING'
     OR (status = 'QUEUED' AND not_before > %(now)s AND (wait_reason = 'SESSION_OFFLINE'
         OR (wait_reason = 'PACING' AND error ->> 'code' = 'RATE_LIMITED'))))
@@ -47,8 +51,9 @@ RETURNING m.id, m.ticket_id, m.position, m.version, m.claim_token, m.attempts, m
     (SELECT f.source FROM tickets_messagemedia f WHERE f.message_id = m.id)
 """
 _PACED = """
-SELECT count(*) FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s
-    AND status = 'QUEUED' AND not_before > %(now)s AND wait_reason = 'PACING'
+SELECT not_before FROM tickets_message WHERE session_id = %(session)s AND tenant_id = %(tenant)s
+    AND status = 'QUEUED' AND not_before > %(now)s AND not_before <= %(end)s AND wait_reason = 'PACING'
+ORDER BY not_before LIMIT %(turns)s
 """
 _NEXT = """
 SELECT min(not_before) FROM tickets_message
@@ -56,6 +61,7 @@ WHERE session_id = %(session)s AND tenant_id = %(tenant)s AND status = 'QUEUED' 
 """
 _OFFLINE = "SESSION_OFFLINE"
 _SPARE = 0.02  # seconds: a turn is counted from when it was asked for, which is a little after `now`
+_SAME_TURN = timedelta(milliseconds=250)  # two looks at one turn differ by as much, for they take a time themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +89,28 @@ class Turn:
     alone: bool | None = None
 
 
-def claim_due(*, line: Line, now: datetime) -> list[Claim]:
-    """Claim due rows of a line as `take_turn` does."""
-    return take_turn(line=line, now=now).claims
-
-
 def take_turn(*, line: Line, now: datetime) -> Turn:
     """Claim the due rows of a line, as many as may leave now over all workers, and commit.
 
-    The cap of what is in flight, the pace and the breaker narrow the number; the rest is told what it waits for.
+    The line is read again, for a sender may be busy for hours. What waits on one that was replaced, or comes back to
+    it, moves to the last that replaced it. The cap of what is in flight, the pace and the breaker narrow the number;
+    the rest is told what it waits for.
     """
     with tenant_scope(line.tenant_id), connection.cursor() as cursor:
         # One claimer at a time per line: two that overlook each other could exceed its cap, or pass each other. Redis
         # is asked inside, for one who was granted a turn must not find that another has told its rows to wait.
         cursor.execute("SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK, str(line.id)])
+        fresh = _read_line(line.id, now)
+        if fresh is None:
+            return Turn([])
+        line = fresh
         where: dict[str, Any] = {"session": line.id, "tenant": line.tenant_id, "now": now}
         cursor.execute(_STATE, where)
-        flying, reason, until = cursor.fetchone()
+        flying, reason, until, asked_at = cursor.fetchone()
+        if reason == _OFFLINE and _is_back(line, asked_at):
+            wake_session(session_id=line.id, now=now)
+            cursor.execute(_STATE, where)
+            flying, reason, until, _ = cursor.fetchone()
         free = settings.OUTBOUND_CONCURRENCY_PER_SESSION - flying
         claims: list[Claim] = []
         alone: bool | None = None
@@ -109,6 +120,26 @@ def take_turn(*, line: Line, now: datetime) -> Turn:
             claims, alone = _claim_some(cursor, line, where, free, flying)
         cursor.execute(_NEXT, where)
         return Turn(claims, cursor.fetchone()[0] if free > 0 else None, alone)
+
+
+def _read_line(session_id: UUID, now: datetime) -> Line | None:
+    """The line as it is now; None when it is gone, or was replaced: then its rows have moved on."""
+    line = get_transport(CHANNEL).line(session_id)
+    if line is None or line.replaced_by is None:
+        return line
+    try:
+        newer = line_of_session(session_id=session_id)
+    except InstanceRequired:  # what replaced it is gone, too
+        return None
+    if newer.id == session_id:
+        return line
+    move_queued(old_id=session_id, new_id=newer.id, now=now)
+    return None
+
+
+def _is_back(line: Line, asked_at: datetime | None) -> bool:
+    """Whether a line connected after all calls began that were answered with its being offline: none says so now."""
+    return line.connected and line.connected_at is not None and (asked_at is None or asked_at < line.connected_at)
 
 
 def _claim_some(
@@ -125,18 +156,26 @@ def _claim_some(
     if grant.granted < len(ids):
         untils = [grant.until] * MOST if grant.until is not None else []
         if grant.until is None:
-            cursor.execute(_PACED, where)
-            untils = _queue_up(grant.waits, cursor.fetchone()[0], now)
+            turns = [now + timedelta(seconds=wait + _SPARE) for wait in grant.waits]
+            cursor.execute(_PACED, {**where, "end": turns[-1] + _SAME_TURN, "turns": len(turns)})
+            untils = _queue_up(turns, [row[0] for row in cursor.fetchall()])
         hold_due(line=line, reason=grant.reason, untils=untils, now=now)
     return claims, grant.alone
 
 
-def _queue_up(waits: Sequence[float], before: int, now: datetime) -> list[datetime]:
-    """When each of the rows that are due may leave, behind so many that have been told their time already.
+def _queue_up(turns: Sequence[datetime], told: Sequence[datetime]) -> list[datetime]:
+    """When each of the rows that are due may leave: at the turns that nobody takes who was told a time already.
 
-    Who is beyond the horizon is told its end, and asks again then.
+    Who finds none within the horizon is told its end, and asks again then.
     """
-    return [now + timedelta(seconds=waits[min(before + n, len(waits) - 1)] + _SPARE) for n in range(MOST)]
+    free: list[datetime] = []
+    before = 0  # of those who were told, how many have their turn by now
+    for turn in turns:
+        if before < len(told) and told[before] <= turn + _SAME_TURN:
+            before += 1
+        else:
+            free.append(turn)
+    return free + [turns[-1]] * (MOST - len(free))
 
 
 def _one_if_offline(line: Line, rows: list[tuple[UUID, str | None]], flying: int) -> list[UUID]:
@@ -147,7 +186,8 @@ def _one_if_offline(line: Line, rows: list[tuple[UUID, str | None]], flying: int
 
 
 def _claim_rows(cursor: Any, line: Line, ids: list[UUID], probe: bool, now: datetime) -> list[Claim]:
-    lease = now + timedelta(milliseconds=settings.WHATSAPP_BROKER_SEND_TIMEOUT_MS) + LEASE_SPARE
+    calls = settings.WHATSAPP_BROKER_TIMEOUT_MS + settings.WHATSAPP_BROKER_SEND_TIMEOUT_MS  # for an address, to send
+    lease = now + timedelta(milliseconds=calls) + LEASE_SPARE
     cursor.execute(_CLAIM, {"ids": ids, "now": now, "lease": lease})
     rows = sorted(cursor.fetchall())
     people = load_recipients(tenant_id=line.tenant_id, ids=[row[6] for row in rows])

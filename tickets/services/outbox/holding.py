@@ -34,13 +34,20 @@ UPDATE tickets_message m SET wait_reason = %(reason)s, not_before = w.until, ver
 FROM unnest(ARRAY({DUE}), %(untils)s::timestamptz[]) AS w (id, until), tickets_ticket t
 WHERE m.id = w.id AND w.until IS NOT NULL AND t.id = m.ticket_id
     AND (m.wait_reason IS DISTINCT FROM %(reason)s OR m.not_before IS DISTINCT FROM w.until)
-RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position, m.version, m.not_before
+RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position, m.version, m.wait_reason, m.not_before
 """  # noqa: S608 - a constant of ours
+# What may still be taken back waits on until then.
 _FREE = """
-UPDATE tickets_message m SET wait_reason = NULL, not_before = NULL, version = m.version + 1
+UPDATE tickets_message m SET version = m.version + 1,
+    not_before = CASE WHEN m.cancelable_until > %(now)s THEN m.cancelable_until END,
+    wait_reason = CASE WHEN m.cancelable_until > %(now)s THEN 'UNDO_WINDOW' END
 FROM tickets_ticket t
-WHERE m.session_id = %(session)s AND m.status = 'QUEUED' AND m.wait_reason = %(waits)s AND t.id = m.ticket_id
-RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position, m.version, m.not_before
+WHERE t.id = m.ticket_id AND m.id = ANY(ARRAY(
+    SELECT d.id FROM tickets_message d
+    WHERE d.session_id = %(session)s AND d.status = 'QUEUED' AND d.wait_reason = %(waits)s
+    ORDER BY d.id FOR UPDATE
+))
+RETURNING m.tenant_id, m.ticket_id, t.queue_id, t.assignee_id, m.id, m.position, m.version, m.wait_reason, m.not_before
 """
 
 
@@ -53,11 +60,17 @@ def hold_due(*, line: Line, reason: str, untils: Sequence[datetime], now: dateti
         "session": line.id, "tenant": line.tenant_id, "now": now, "late": too_late(now), "most": len(untils),
         "untils": list(untils),
     }  # fmt: skip
-    return _change(_HOLD, {**where, "reason": reason}, reason, now)
+    told = _change(_HOLD, {**where, "reason": reason}, now)
+    if told and reason == "PACING":
+        metrics.count(metrics.outbound_rate_limited.labels(where="pace"), told)
+    return told
 
 
 def wake_session(*, session_id: UUID, now: datetime) -> None:
-    """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope."""
+    """A session connected: what waited for it is due now, and its sender wakes. Runs in the caller's scope.
+
+    Here as below, what may still be taken back is due at the end of that time.
+    """
     _free(session_id, "SESSION_OFFLINE", now)
 
 
@@ -72,17 +85,15 @@ def free_held(*, session_id: UUID, now: datetime) -> None:
 
 
 def _free(session_id: UUID, reason: str, now: datetime) -> None:
-    _change(_FREE, {"session": session_id, "waits": reason}, None, now)
+    _change(_FREE, {"session": session_id, "waits": reason, "now": now}, now)
     wake_sender(session_id)
 
 
-def _change(statement: str, values: dict[str, Any], reason: str | None, now: datetime) -> int:
+def _change(statement: str, values: dict[str, Any], now: datetime) -> int:
     with connection.cursor() as cursor:
         cursor.execute(statement, values)
         rows = cursor.fetchall()
     for row in rows:
-        changes = {"wait_reason": reason, "not_before": row[7]}
+        changes = {"wait_reason": row[7], "not_before": row[8]}
         announce_change(place=Place(*row[:6]), version=row[6], changes=changes, now=now)
-    if rows and reason == "PACING":
-        metrics.count(metrics.outbound_rate_limited.labels(where="pace"), len(rows))
     return len(rows)

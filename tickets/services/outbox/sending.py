@@ -18,11 +18,12 @@ from django.db import IntegrityError, InterfaceError, OperationalError, connecti
 from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope
+from leadengine.errors import NotConfigured
 from tickets.services.outbox.breaking import note_call
 from tickets.services.outbox.claiming import Claim, Turn, take_turn
 from tickets.services.outbox.media_guard import refuse_private
 from tickets.services.outbox.settling import Try, settle
-from tickets.transports import Line, OutcomeUnknown, SendFailure, SendOrder, Sent, Transport, get_transport
+from tickets.transports import Line, OutcomeUnknown, Retryable, SendFailure, SendOrder, Sent, Transport, get_transport
 
 log = structlog.get_logger(__name__)
 
@@ -95,11 +96,15 @@ def _call(transport: Transport, order: SendOrder) -> Try:
     try:
         if order.file and (url := order.file.get("url")) is not None:
             refuse_private(url)
+        transport.require_configured()
         asked = True
         result = transport.send(order)
     except SendFailure as failure:
         result = failure
         log.warning("send_failed", message_id=str(order.message_id), code=failure.code, status=failure.status)
+    except NotConfigured as error:
+        result = Retryable(error.code, error.message)
+        log.warning("send_not_configured", message_id=str(order.message_id))
     except Exception as error:
         log.exception("send_broken", message_id=str(order.message_id))
         asked = False

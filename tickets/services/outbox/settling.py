@@ -21,12 +21,15 @@ from tickets.services.outbox.claiming import Claim
 from tickets.services.outbox.merging import absorb_echo
 from tickets.services.outbox.recipients import load_recipients
 from tickets.services.outbox.verdicts import Verdict, judge
+from tickets.services.outbox.waking import wake_sender
 from tickets.services.shapes import preview_of
 from tickets.services.state import lock_tickets, save_tickets
 from tickets.services.timeline import recount, recount_stale
 from tickets.transports import OperatorNeeded, RateLimited, SendFailure, Sent, Transport
 
 OK = "OK"
+_BEHIND = """ARRAY(SELECT DISTINCT q.session_id FROM tickets_message q
+    WHERE q.ticket_id = m.ticket_id AND q.status = 'QUEUED' AND q.session_id <> m.session_id)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +167,23 @@ def _settle_not_sent(claim: Claim, tried: Try, verdict: Verdict, row: _Row) -> N
 
 
 def _update(claim: Claim, changes: dict[str, Any], now: datetime, attempts: int | None = None) -> None:
-    """Set columns of the locked row and tell message.updated."""
+    """Set columns of the locked row and tell message.updated.
+
+    Its sender asks again by itself; what stands behind it in the ticket may leave through another session.
+    """
     columns = {**changes, "attempts": claim.number if attempts is None else attempts}
     sets = ", ".join(f"{name} = metadata || %s::jsonb" if name == "metadata" else f"{name} = %s" for name in columns)
     values = [dumps(value) if isinstance(value, dict) else value for value in columns.values()]
     with connection.cursor() as cursor:
         cursor.execute(
-            f"UPDATE tickets_message SET {sets}, version = version + 1 WHERE id = %s RETURNING version",  # noqa: S608
+            f"UPDATE tickets_message m SET {sets}, version = version + 1 WHERE id = %s RETURNING version, {_BEHIND}",  # noqa: S608
             [*values, claim.order.message_id],
         )
-        version = cursor.fetchone()[0]
+        version, behind = cursor.fetchone()
     announce_change(place=claim.place, version=version, changes=changes, now=now)
+    if changes["status"] != "QUEUED":
+        for session_id in behind:
+            wake_sender(session_id)
 
 
 def _save_attempt(claim: Claim, tried: Try, outcome: str) -> None:

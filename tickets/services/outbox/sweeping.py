@@ -11,9 +11,11 @@ from django.conf import settings
 from django.db import connection
 
 from leadengine import metrics
-from leadengine.accounts.scopes import service_scope
+from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.sql import dumps, loads
 from tickets.services.outbox.announcing import Place, announce_change
+from tickets.services.outbox.circuit import known_circuits
+from tickets.services.outbox.holding import free_held
 from tickets.services.outbox.scheduling import release_scheduled
 from tickets.services.outbox.settling import save_attempt
 from tickets.services.outbox.verdicts import EXPIRED, expired
@@ -28,7 +30,8 @@ WORKER_LOST = {
 }
 _CHANGED = """
 WITH changed AS (
-    UPDATE tickets_message m SET {sets}, version = m.version + 1 WHERE {rule}
+    UPDATE tickets_message m SET {sets}, version = m.version + 1
+    WHERE m.id = ANY(ARRAY(SELECT m.id FROM tickets_message m WHERE {rule} ORDER BY m.id FOR UPDATE))
     RETURNING m.*
 )
 SELECT c.tenant_id, c.ticket_id, t.queue_id, t.assignee_id, c.id, c.position, c.version, c.attempts, c.claim_token,
@@ -40,9 +43,12 @@ FROM changed c JOIN tickets_ticket t ON t.id = c.ticket_id
 def sweep_outbox(*, now: datetime) -> int:
     """End what waits for nobody and wake the sessions with due rows; returns how many were woken."""
     release_scheduled(now=now)
-    with service_scope("sweep the outbox"):
+    with service_scope("end what lost its worker"):
         _end_lost(now)
+    with service_scope("end what waited too long"):
         _end_expired(now)
+    _free_closed(now)
+    with service_scope("wake what is due"):
         with connection.cursor() as cursor:
             cursor.execute(
                 """SELECT DISTINCT session_id FROM tickets_message
@@ -87,6 +93,24 @@ def _end_expired(now: datetime) -> None:
         line = lines[row.session_id]
         name = line.name if line else ""
         metrics.count(metrics.messages_failed.labels(instance_name=name, type=row.type, reason=EXPIRED))
+
+
+def _free_closed(now: datetime) -> None:
+    """What waits for a circuit that is closed: Redis was flushed, and nobody will say so."""
+    with service_scope("find what waits for a circuit"), connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT DISTINCT session_id, tenant_id FROM tickets_message
+               WHERE status = 'QUEUED' AND wait_reason = 'CIRCUIT_OPEN' AND not_before > %s""",
+            [now],
+        )
+        waiting = cursor.fetchall()
+    circuits = known_circuits(now=now) if waiting else None
+    if circuits is None:
+        return
+    for session_id, tenant_id in waiting:
+        if session_id not in circuits:
+            with tenant_scope(tenant_id):
+                free_held(session_id=session_id, now=now)
 
 
 @dataclass(frozen=True, slots=True)
