@@ -12,6 +12,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimedOut
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,13 +25,16 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, TimeoutError
 
-CONNECT_SECONDS, READ_SECONDS = 5, 30
+NAME_SECONDS, CONNECT_SECONDS, READ_SECONDS = 3, 5, 30
 MOST_REDIRECTS = 3
 MOST_ADDRESSES = 3  # of one name, tried in turn
 CHUNK = 65_536
 _REDIRECTS = {301, 302, 303, 307, 308}
 _PORTS = {"http": 80, "https": 443}
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Nothing beside it was given out as unicast: what lies elsewhere is reserved, or an IPv4 address in a form of old.
+_UNICAST = ipaddress.ip_network("2000::/3")
+_EXAMPLES = ipaddress.ip_network("3fff::/20")  # for documentation; not in the tables of every Python
 _NOT_CONNECTED = (NewConnectionError, ConnectTimeoutError)
 _LOCAL_NAMES = (".localhost", ".local", ".internal", ".localdomain", ".home.arpa")
 
@@ -144,7 +149,7 @@ def post(url: str, gate: Gate, *, body: bytes, headers: Mapping[str, str], limit
     """
     began = time.monotonic()
     target = gate.check(url)
-    addresses = _addresses(target)
+    addresses = _addresses(target, min(NAME_SECONDS, limits.total))
     with _Watch(max(0.0, limits.total - (time.monotonic() - began))) as watch:
         try:
             with _call("POST", target, addresses, body=body, headers=headers, limits=limits, watch=watch) as response:
@@ -170,7 +175,7 @@ def look_up(url: str, gate: Gate) -> None:
 def require_public(url: str) -> None:
     """Look a name up and refuse it when any address of it is not public. Raises: Blocked, Unreachable."""
     host = (urlsplit(url).hostname or "").rstrip(".")
-    if not all(is_public(address) for address in _resolve(host, None)):
+    if not all(is_public(address) for address in _resolve_within(NAME_SECONDS, host, None)):
         raise Blocked("not public")
 
 
@@ -192,14 +197,37 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(found.packed[-4:])
         if inner is not None:
             return inner.is_global and not inner.is_multicast
+        if found not in _UNICAST or found in _EXAMPLES:
+            return False
     return found.is_global and not found.is_multicast
 
 
-def _addresses(target: Target) -> list[str]:
-    found = _resolve(target.host, target.port)
+def _addresses(target: Target, seconds: float | None = None) -> list[str]:
+    found = _resolve_within(NAME_SECONDS if seconds is None else seconds, target.host, target.port)
     if not target.trusted and not all(is_public(address) for address in found):
         raise Blocked("not public")
     return found[:MOST_ADDRESSES]
+
+
+def _resolve_within(seconds: float, host: str, port: int | None) -> list[str]:
+    """Look a name up, and wait so long for it: the resolver of the system knows no time-out of ours.
+
+    Raises: TimedOut, Unreachable.
+    """
+    found: Future[list[str]] = Future()
+
+    def resolve() -> None:
+        try:
+            found.set_result(_resolve(host, port))
+        except BaseException as error:
+            found.set_exception(error)
+
+    # Not of a pool: its end would wait for the resolver's.
+    threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    try:
+        return found.result(seconds)
+    except FutureTimedOut as error:
+        raise TimedOut("the name was not found in time") from error
 
 
 def _resolve(host: str, port: int | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,19 @@ from typing import Any
 import pytest
 
 from leadengine import ssrf
-from leadengine.ssrf import Blocked, Gate, TooManyRedirects, Unreachable, is_public, opened, require_public
+from leadengine.ssrf import (
+    Blocked,
+    Gate,
+    Limits,
+    TimedOut,
+    TooManyRedirects,
+    Unreachable,
+    is_public,
+    look_up,
+    opened,
+    post,
+    require_public,
+)
 
 
 @contextmanager
@@ -53,6 +66,7 @@ def get(url: str, *allowed: str) -> tuple[int, bytes]:
         "127.0.0.1", "10.0.0.1", "172.16.5.4", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",  # noqa: S104
         "255.255.255.255", "192.0.2.1", "198.18.0.1", "::1", "::", "fe80::1%eth0", "fc00::1", "fd00:ec2::254",
         "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:db8::1",
+        "64:ff9b:1::a9fe:a9fe", "::127.0.0.1", "::ffff:0:127.0.0.1", "fec0::1", "4000::1", "5f00::1", "3fff::1",
     ],
 )  # fmt: skip
 def test_addresses_that_are_not_public(address: str) -> None:
@@ -85,6 +99,29 @@ def test_a_name_that_resolves_to_loopback_is_refused(name: str) -> None:
     for look in (lambda: get(f"https://{name}/"), lambda: require_public(f"https://{name}/")):
         with pytest.raises(Blocked):
             look()
+
+
+def test_a_resolver_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers, limits = threading.Event(), Limits(connect=1, read=1, total=0.2)
+    monkeypatch.setattr(ssrf, "NAME_SECONDS", 0.2)
+
+    def hang(*_: Any, **__: Any) -> list[Any]:
+        answers.wait(20)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    calls: list[Any] = [
+        lambda url: post(url, Gate(), body=b"", headers={}, limits=limits, most_bytes=1), require_public,
+        lambda url: look_up(url, Gate()), get,
+    ]  # fmt: skip
+    try:
+        for call in calls:
+            began = time.monotonic()
+            with pytest.raises(TimedOut):
+                call("https://slow.example.test/")
+            assert time.monotonic() - began < 2
+    finally:
+        answers.set()
 
 
 def test_one_private_address_among_public_ones_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
