@@ -8,6 +8,7 @@ from uuid import UUID
 
 from leadengine.accounts.api.schema import Shape
 from leadengine.accounts.models import User
+from leadengine.moments import iso
 from leads.models import Contact, ContactMerge, Lead, PipelineStage, Tag
 from leads.services import undo_until
 
@@ -227,11 +228,6 @@ def stage_json(stage: PipelineStage) -> dict[str, Any]:
 def tag_json(tag: Tag) -> dict[str, Any]:
     """A tag."""
     return {"id": str(tag.pk), "name": tag.name, "colour": tag.colour}
-
-
-def iso(value: datetime | None) -> str | None:
-    """A date as the wire shows it: ISO 8601, UTC as Z."""
-    return value.isoformat().replace("+00:00", "Z") if value else None
 
 
 def _person(user: User | None) -> dict[str, str] | None:

@@ -13,6 +13,7 @@ from rest_framework.response import Response
 
 from leadengine.accounts.api import Body, Moment, Query, ScopedAPIView, answer, describe
 from leadengine.errors import NotFound, ValidationFailed
+from leadengine.moments import iso
 from leadengine.webhooks.models import EVENTS, TEST_EVENT, Delivery, Endpoint
 from leadengine.webhooks.serializers import (
     DeliveryShape,
@@ -21,7 +22,6 @@ from leadengine.webhooks.serializers import (
     SecretEndpointShape,
     delivery_json,
     endpoint_json,
-    iso,
 )
 from leadengine.webhooks.services.calling import check_address
 from leadengine.webhooks.services.endpoints import change_endpoint, create_endpoint, delete_endpoint, rotate_secret
@@ -57,10 +57,11 @@ class EndpointChanges(Body):
 
 
 class ReplayBody(Body):
-    """A period, its end left out; without `events` those that the endpoint gets."""
+    """A period, its end left out; without `events` those that the endpoint gets. `after` goes on: see the answer."""
 
     since: Moment = Field(alias="from")
     until: Moment = Field(alias="to")
+    after: UUID | None = None
     events: Events | None = None
 
 
@@ -171,9 +172,10 @@ class ReplayView(_WebhookView):
             raise ValidationFailed([{"field": "to", "message": "O fim deve vir depois do início."}])
         done = replay_period(
             actor=self.user, endpoint=endpoint, since=body.since, until=body.until, events=body.events,
-            now=timezone.now(),
+            now=timezone.now(), after=body.after,
         )  # fmt: skip
-        shown = {"replayed": done.count, "nextFrom": iso(done.go_on_from)}
+        at, last = done.last or (None, None)
+        shown = {"replayed": done.count, "nextFrom": iso(at), "nextAfter": str(last) if last else None}
         return answer(shown, code=status.HTTP_202_ACCEPTED)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from leadengine.accounts.api.schema import Shape
+from leadengine.moments import iso
 from leadengine.webhooks.models import Attempt, Delivery, Endpoint
 
 
@@ -71,10 +72,12 @@ class DeliveryShape(Shape):
 
 
 class ReplayedShape(Shape):
-    """How many deliveries are due again; `nextFrom`: where to go on when that was not all."""
+    """How many deliveries are due again; `nextFrom` and `nextAfter`: the next call's `from` and `after` when that was
+    not all."""
 
     replayed: int
     next_from: datetime | None
+    next_after: UUID | None
 
 
 def endpoint_json(endpoint: Endpoint, *, secret: str | None = None) -> dict[str, Any]:
@@ -121,8 +124,3 @@ def delivery_json(delivery: Delivery) -> dict[str, Any]:
             for attempt in tries
         ],
     }  # fmt: skip
-
-
-def iso(value: datetime | None) -> str | None:
-    """A date as the wire shows it: ISO 8601, UTC as Z."""
-    return value.isoformat().replace("+00:00", "Z") if value else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from django.utils import timezone
 
 from leadengine.accounts.models import AuditLog, User
 from leadengine.accounts.scopes import service_scope, user_scope
-from leadengine.webhooks.models import Delivery, Endpoint
+from leadengine.webhooks.models import Delivery, Endpoint, OutgoingEvent
 from leadengine.webhooks.services.delivering import deliver_due
 from leadengine.webhooks.services.endpoints import MOST_ENDPOINTS
 from leadengine.webhooks.services.replaying import send_test
@@ -157,7 +158,7 @@ def test_outbound_27_test_log_and_replay_by_route(committed_world: World, receiv
     assert (status, body["data"]["status"]) == (202, "PENDING")
     period = {"from": began, "to": timezone.now().isoformat()}
     status, body = send(client, "post", f"{one}/replay", period)
-    assert (status, body["data"]) == (202, {"replayed": 1, "nextFrom": None})
+    assert (status, body["data"]) == (202, {"replayed": 1, "nextFrom": None, "nextAfter": None})
     assert deliver_due() == 2
     assert sorted(receiver.ids().count(key) for key in set(receiver.ids())) == [2, 3]
     for wrong in ({"from": period["to"], "to": began}, {**period, "to": 5}, {**period, "to": "2026-01-01T00:00:00"}):
@@ -166,6 +167,29 @@ def test_outbound_27_test_log_and_replay_by_route(committed_world: World, receiv
     send(client, "patch", one, {"enabled": False})
     for url in (f"{one}/test", f"{one}/replay", again):
         assert refused(send(client, "post", url, period)) == (409, "WEBHOOK_DISABLED")
+
+
+def test_a_replay_goes_on_behind_its_last_event_though_all_happened_at_once(
+    committed_world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("leadengine.webhooks.services.replaying.MOST_REPLAYED", 2)
+    world, at = committed_world, timezone.now()
+    endpoint, _ = connect(world.admin, receiver.url, "messages.new")
+    arrive(world, *(f"m{number}" for number in range(5)))
+    with service_scope("test"):
+        OutgoingEvent.objects.update(at=at)
+    assert deliver_due() == 5
+    client, until = by_key(world.admin), (at + timedelta(seconds=1)).isoformat()
+    body: dict[str, Any] = {"from": at.isoformat(), "to": until}
+    counts = []
+    while body["from"]:
+        status, answer = send(client, "post", f"{ENDPOINTS}/{endpoint.pk}/replay", body)
+        assert status == 202
+        counts.append(answer["data"]["replayed"])
+        body = {"from": answer["data"]["nextFrom"], "to": until, "after": answer["data"]["nextAfter"]}
+    assert counts == [2, 2, 1]
+    assert deliver_due() == 5
+    assert {receiver.ids().count(key) for key in receiver.ids()} == {2}
 
 
 def test_the_log_is_paged_and_sieved(committed_world: World, receiver: Receiver) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,12 +18,12 @@ from leadengine.accounts.scopes import service_scope, user_scope
 from leadengine.ids import uuid7
 from leadengine.redis import client
 from leadengine.ssrf import Limits
-from leadengine.webhooks.models import Delivery, Endpoint
+from leadengine.webhooks.models import Delivery, Endpoint, OutgoingEvent
 from leadengine.webhooks.services import calling, claiming, delivering
 from leadengine.webhooks.services.calling import Outcome
-from leadengine.webhooks.services.claiming import PER_ENDPOINT, Claim, Due, Hands, claim_due, share_out
+from leadengine.webhooks.services.claiming import PER_ENDPOINT, PER_TENANT, Claim, Due, Hands, claim_due, share_out
 from leadengine.webhooks.services.delivering import deliver_due
-from leadengine.webhooks.services.endpoints import change_endpoint, rotate_secret
+from leadengine.webhooks.services.endpoints import EndpointOff, change_endpoint, rotate_secret, switch_off
 from leadengine.webhooks.services.replaying import replay_delivery, replay_period, send_test
 from leadengine.webhooks.services.settling import FAILING_FOR, MOST_FAILURES, PAUSES, settle
 from leadengine.webhooks.tasks import deliver_due as task
@@ -93,7 +95,7 @@ def test_outbound_27_a_replay_delivers_again_with_the_same_id(committed_world: W
             actor=world.admin, endpoint=endpoint, since=began, until=timezone.now(), events=["messages.new"],
             now=timezone.now(),
         )  # fmt: skip
-    assert (done.count, done.go_on_from) == (1, None)
+    assert (done.count, done.last) == (1, None)
     assert deliver_due() == 1
     again = deliveries(endpoint)
     assert sorted(one.attempts for one in again) in ([1, 3], [2, 2])
@@ -228,16 +230,81 @@ def test_a_slow_endpoint_never_delays_another(committed_world: World, receiver: 
 
 def test_hands_are_shared_out_fairly() -> None:
     ids = [uuid7() for _ in range(40)]
-    healthy, failing, slow = Due(ids[0], False, 0), Due(ids[1], True, 0), Due(ids[2], False, 0)
+
+    def due(number: int, in_flight: int = 0, *, failing: bool = False) -> Due:
+        """An endpoint of a tenant of its own."""
+        return Due(ids[number], ids[-number], failing, in_flight)
+
+    healthy, failing, slow = due(0), due(1, failing=True), due(2)
     assert share_out([failing, slow, healthy], Hands(100, 100, {ids[2]})) == {ids[0]: 4, ids[1]: 1, ids[2]: 1}
-    assert share_out([Due(ids[0], False, 3)], ALL) == {ids[0]: 1}
-    assert share_out([Due(ids[0], False, 4), Due(ids[1], True, 1)], ALL) == {}
+    assert share_out([due(0, 3)], ALL) == {ids[0]: 1}
+    assert share_out([due(0, 4), due(1, 1, failing=True)], ALL) == {}
     # However many fail, half of the hands are for those that do not.
-    crowd = [Due(one, True, 0) for one in ids[1:]]
+    crowd = [due(number, failing=True) for number in range(1, 40)]
     shares = share_out([*crowd, healthy], Hands(32, 16))
     assert (sum(shares.values()), shares[ids[0]]) == (20, 4)
     # Few hands: one each before anybody gets a second one.
-    assert set(share_out([Due(one, False, 0) for one in ids], Hands(40, 16)).values()) == {1}
+    assert set(share_out([due(number) for number in range(40)], Hands(40, 16)).values()) == {1}
+
+
+def test_a_tenant_never_has_more_than_half_of_the_hands() -> None:
+    """However many of its endpoints hang, and however often the loop looks."""
+    mine, other = uuid7(), uuid7()
+    crowd = [Due(uuid7(), mine, False, 0) for _ in range(10)]
+    shares = share_out(crowd, Hands(32, 16))
+    assert sum(shares.values()) == PER_TENANT
+    assert share_out(crowd, Hands(16, 16, busy={mine: PER_TENANT})) == {}
+    last = Due(uuid7(), other, False, 0)
+    assert share_out([*crowd, last], Hands(16, 16, busy={mine: PER_TENANT - 1}))[last.endpoint_id] == PER_ENDPOINT
+
+
+def test_an_endpoint_stays_slow_for_a_minute(
+    committed_world: World, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = committed_world
+    endpoint, _ = connect(world.admin, receiver.url)
+    probe(world.admin, endpoint)
+    with monkeypatch.context() as patch:
+        patch.setattr(delivering, "SLOW_MS", -1)
+        assert deliver_due() == 1
+    probe(world.admin, endpoint, 3)
+    assert deliver_due() == 3
+    assert list(delivering._slow) == [endpoint.pk], "a quick answer does not clear its name"
+    monkeypatch.setattr(time, "monotonic", partial(lambda now: now() + delivering.SLOW_SECONDS, time.monotonic))
+    assert deliver_due() == 0
+    assert delivering._slow == {}
+
+
+def test_a_test_of_an_endpoint_that_was_switched_off_meanwhile_is_refused(
+    committed_world: World, receiver: Receiver
+) -> None:
+    world = committed_world
+    endpoint, _ = connect(world.admin, receiver.url)
+    with service_scope("test"):
+        switch_off(endpoint_id=endpoint.pk, reason=Endpoint.Off.GONE, now=timezone.now())
+    with pytest.raises(EndpointOff):
+        probe(world.admin, endpoint)
+    with service_scope("test"):
+        assert not OutgoingEvent.objects.exists()
+
+
+def test_a_change_of_an_endpoint_keeps_no_event_waiting(committed_world: World, receiver: Receiver) -> None:
+    world = committed_world
+    endpoint, _ = connect(world.admin, receiver.url, "messages.new")
+
+    def happen() -> None:
+        arrive(world)
+        connection.close()
+
+    with user_scope(world.admin):
+        change_endpoint(actor=world.admin, endpoint=endpoint, description="ERP", now=timezone.now())
+        connect(world.admin, receiver.url, "lead.updated")
+        thread = threading.Thread(target=happen)
+        thread.start()
+        thread.join(5)
+        assert not thread.is_alive()
+    thread.join()
+    assert len(deliveries(endpoint)) == 1
 
 
 def test_two_claimers_keep_within_the_cap_and_never_share_a_delivery(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from django.utils.translation import gettext, override
+
+from leadengine.moments import iso as iso
 
 PREVIEW = 280
 MEDIA_LINK = "media"  # the purpose of links to files (leadengine.links)
@@ -39,11 +40,6 @@ def preview_of(kind: str, text: str, *, revoked: bool = False) -> str:
         with override("pt-br"):
             line = f"{sign} {line or gettext(word)}"
     return line[:PREVIEW]
-
-
-def iso(value: datetime | None) -> str | None:
-    """A date as the wire shows it: ISO 8601, UTC as Z."""
-    return value.isoformat().replace("+00:00", "Z") if value else None
 
 
 def media_json(media: Any | None) -> dict[str, Any] | None:

@@ -6,9 +6,9 @@ the same id.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from leadengine.sql import insert_rows
 
 LEASE = timedelta(seconds=30)  # a call ends after 10
 PER_ENDPOINT = 4  # in flight at once
+PER_TENANT = 16  # of one process: half of its hands, so that nobody's endpoints take all of them
 WORKER_LOST = "WORKER_LOST"
 _LOCK = 0x3EB40  # the advisory lock of claimers
 
@@ -36,7 +37,7 @@ WITH RECURSIVE waiting (endpoint_id, due) AS (
         WHERE d.status IN ('PENDING', 'SENDING') AND d.endpoint_id > waiting.endpoint_id
         ORDER BY d.endpoint_id, d.next_attempt_at LIMIT 1) later
 )
-SELECT e.id, e.failures > 0, (
+SELECT e.id, e.tenant_id, e.failures > 0, (
     SELECT count(*) FROM webhooks_delivery f
     WHERE f.endpoint_id = e.id AND f.status = 'SENDING' AND f.next_attempt_at > %(now)s)
 FROM waiting w JOIN webhooks_endpoint e ON e.id = w.endpoint_id
@@ -84,11 +85,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Hands:
-    """How many deliveries may be taken: `free` in all, `troubled` of them for endpoints that fail or are slow."""
+    """How many deliveries may be taken: `free` in all, `troubled` of them for endpoints that fail or are slow.
+
+    `busy`: how many hands each tenant has already.
+    """
 
     free: int
     troubled: int
     slow: Collection[UUID] = ()
+    busy: Mapping[UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class Due:
     """An endpoint with something to send."""
 
     endpoint_id: UUID
+    tenant_id: UUID
     failing: bool
     in_flight: int  # over all workers
 
@@ -126,9 +132,10 @@ def claim_due(*, now: datetime, hands: Hands) -> list[Claim]:
 def share_out(due: Sequence[Due], hands: Hands) -> dict[UUID, int]:
     """How many deliveries of each endpoint are taken: one each, the idle ones first, then another one each.
 
-    One that fails or is slow gets one at a time, and all of those together no more than their part of the hands.
+    One that fails or is slow gets one at a time, and all of those together no more than their part of the hands. The
+    endpoints of a tenant together have no more than PER_TENANT.
     """
-    free, troubled = hands.free, hands.troubled
+    free, troubled, busy = hands.free, hands.troubled, Counter(hands.busy)
     shares: dict[UUID, int] = {}
     queue = deque(sorted(due, key=lambda one: one.in_flight))
     while queue and free > 0:
@@ -137,9 +144,12 @@ def share_out(due: Sequence[Due], hands: Hands) -> dict[UUID, int]:
         held = one.in_flight + shares.get(one.endpoint_id, 0)
         if held >= (1 if in_trouble else PER_ENDPOINT) or (in_trouble and troubled <= 0):
             continue
+        if busy[one.tenant_id] >= PER_TENANT:
+            continue
         shares[one.endpoint_id] = shares.get(one.endpoint_id, 0) + 1
         free -= 1
         troubled -= in_trouble
+        busy[one.tenant_id] += 1
         queue.append(one)
     return shares
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from uuid import UUID
 
@@ -24,13 +25,14 @@ log = structlog.get_logger(__name__)
 HANDS = 32  # calls at once
 TROUBLED_HANDS = 16  # of them, to endpoints that fail or are slow
 SLOW_MS = 2000  # an answer that takes longer
+SLOW_SECONDS = 60.0  # an endpoint counts as slow for so long after one, whatever it answers next
 WAIT_SECONDS = 5.0  # before it looks again unasked
 SETTLE_PAUSES = (0.2, 1.0, 5.0)  # seconds before the write is tried again; then the lease decides
 
 stopping = threading.Event()  # set on SIGTERM: nothing more is claimed, what is on its way is finished
 _signal = threading.Event()  # there may be work, or a call has ended
 _busy = threading.Lock()
-_slow: set[UUID] = set()  # the endpoints whose last answer took long
+_slow: dict[UUID, float] = {}  # the endpoints with an answer that took long, and until when they count as slow
 
 
 def deliver_due() -> int:
@@ -73,8 +75,11 @@ def _claim(flying: dict[Future[Outcome], Claim]) -> list[Claim]:
     free = HANDS - len(flying)
     if stopping.is_set() or not free:
         return []
+    for endpoint_id in [one for one, until in _slow.items() if until <= time.monotonic()]:
+        del _slow[endpoint_id]
     troubled = sum(claim.failing or claim.endpoint_id in _slow for claim in flying.values())
-    hands = Hands(free, TROUBLED_HANDS - troubled, frozenset(_slow))
+    busy = Counter(claim.tenant_id for claim in flying.values())
+    hands = Hands(free, TROUBLED_HANDS - troubled, frozenset(_slow), busy)
     try:
         return claim_due(now=timezone.now(), hands=hands)
     except (OperationalError, InterfaceError) as error:
@@ -88,9 +93,7 @@ def _claim(flying: dict[Future[Outcome], Claim]) -> list[Claim]:
 def _settle(claim: Claim, outcome: Outcome) -> None:
     """Write the outcome, again after a pause while the database is away; after that the lease decides."""
     if outcome.latency_ms > SLOW_MS:
-        _slow.add(claim.endpoint_id)
-    else:
-        _slow.discard(claim.endpoint_id)
+        _slow[claim.endpoint_id] = time.monotonic() + SLOW_SECONDS
     for pause in (*SETTLE_PAUSES, None):
         try:
             settle(claim=claim, outcome=outcome)

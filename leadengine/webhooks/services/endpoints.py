@@ -53,7 +53,8 @@ def create_endpoint(
 
     Raises: TooManyEndpoints.
     """
-    Tenant.objects.select_for_update().get(pk=tenant_id)  # two at once could exceed the number together
+    # Two at once could exceed the number together. Whoever only refers to the tenant is not kept waiting.
+    Tenant.objects.select_for_update(no_key=True).get(pk=tenant_id)
     if Endpoint.objects.for_tenant(tenant_id).filter(deleted_at=None).count() >= MOST_ENDPOINTS:
         raise TooManyEndpoints(limit=MOST_ENDPOINTS)
     secret = make_secret()
@@ -146,7 +147,7 @@ def shown_url(url: str) -> str:
 
 def _lock(endpoint: Endpoint) -> Endpoint:
     rows = Endpoint.objects.for_tenant(endpoint.tenant_id).filter(pk=endpoint.pk, deleted_at=None)
-    row: Endpoint | None = rows.select_for_update().first()
+    row: Endpoint | None = rows.select_for_update(no_key=True).first()  # deliveries to it are made meanwhile
     if row is None:
         raise NotFound("Webhook não encontrado.")
     return row

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 
 from leadengine.celery import app
 from leadengine.ids import uuid7
+from leadengine.moments import iso
 from leadengine.sql import unnest
 from leadengine.wake import wake
 
@@ -52,7 +53,7 @@ class Happened:
     def body(self) -> str:
         """`{"id", "type", "timestamp", "tenantId", "data"}`: the text that is signed and sent, to the letter."""
         head = {
-            "id": str(self.id), "type": self.kind, "timestamp": self.at.isoformat().replace("+00:00", "Z"),
+            "id": str(self.id), "type": self.kind, "timestamp": iso(self.at),
             "tenantId": str(self.tenant_id),
         }  # fmt: skip
         return f'{json.dumps(head, separators=(",", ":"))[:-1]},"data":{self.data}}}'

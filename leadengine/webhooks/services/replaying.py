@@ -16,15 +16,16 @@ from leadengine.errors import DomainError
 from leadengine.ids import uuid7
 from leadengine.sql import insert_rows
 from leadengine.webhooks.models import TEST_EVENT, Delivery, Endpoint
-from leadengine.webhooks.services.endpoints import require_on
+from leadengine.webhooks.services.endpoints import EndpointOff, require_on
 from leadengine.webhooks.services.recording import Happened, record_events, wake_delivery_on_commit
 
 MOST_REPLAYED = 5000  # events of one call
+_FIRST = UUID(int=0)  # before every id
 _ENDED = (Delivery.Status.DELIVERED, Delivery.Status.DEAD)
 
 _WANTED = """
 SELECT id, type, at FROM webhooks_outgoingevent
-WHERE tenant_id = %s AND at >= %s AND at < %s AND type = ANY(%s) ORDER BY at, id LIMIT %s
+WHERE tenant_id = %s AND (at, id) > (%s, %s) AND at < %s AND type = ANY(%s) ORDER BY at, id LIMIT %s
 """
 _COLUMNS = {
     "id": "uuid", "tenant_id": "uuid", "endpoint_id": "uuid", "event_id": "uuid", "type": "text",
@@ -48,24 +49,35 @@ class StillOnItsWay(DomainError):
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How many deliveries are due again, and where to go on when there was more than one call takes; None: all."""
+    """How many deliveries are due again. When there was more than one call takes, `last` is the last event of this one
+    by its time and id: the next call goes on behind it.
+    """
 
     count: int
-    go_on_from: datetime | None
+    last: tuple[datetime, UUID] | None
 
 
 def replay_period(
-    *, actor: User, endpoint: Endpoint, since: datetime, until: datetime, events: Sequence[str] | None, now: datetime
+    *,
+    actor: User,
+    endpoint: Endpoint,
+    since: datetime,
+    until: datetime,
+    events: Sequence[str] | None,
+    now: datetime,
+    after: UUID | None = None,
 ) -> Replayed:
     """Send an endpoint again what happened in a period, delivered or not, and what it missed while it was off.
 
-    Without `events` those that it gets. Raises: EndpointOff.
+    Without `events` those that it gets. `after` leaves out what happened at `since` itself up to this event: many may
+    have happened at one moment. Raises: EndpointOff.
     """
     require_on(endpoint)
     with connection.cursor() as cursor:
         wanted = list(events or endpoint.events)
-        cursor.execute(_WANTED, [endpoint.tenant_id, since, until, wanted, MOST_REPLAYED + 1])
+        cursor.execute(_WANTED, [endpoint.tenant_id, since, after or _FIRST, until, wanted, MOST_REPLAYED + 1])
         found = cursor.fetchall()
+        more = len(found) > MOST_REPLAYED
         rows = [(uuid7(), endpoint.tenant_id, endpoint.pk, key, kind, now) for key, kind, _ in found[:MOST_REPLAYED]]
         count = 0
         if rows:
@@ -76,7 +88,7 @@ def replay_period(
         tenant_id=endpoint.tenant_id, actor=actor, action="webhook.replayed", target=endpoint, changes=changes
     )  # fmt: skip
     wake_delivery_on_commit()
-    return Replayed(count, found[MOST_REPLAYED][2] if len(found) > MOST_REPLAYED else None)
+    return Replayed(count, (found[MOST_REPLAYED - 1][2], found[MOST_REPLAYED - 1][0]) if more else None)
 
 
 def replay_delivery(*, actor: User, delivery: Delivery, now: datetime) -> Delivery:
@@ -106,11 +118,16 @@ def replay_deliveries(*, actor: User, ids: Sequence[UUID], now: datetime) -> int
 
 
 def send_test(*, actor: User, endpoint: Endpoint, now: datetime) -> Delivery:
-    """Send an endpoint an event `webhook.test`, whatever events it gets. Raises: EndpointOff."""
+    """Send an endpoint an event `webhook.test`, whatever events it gets.
+
+    Raises: EndpointOff, also when it was switched off since it was read.
+    """
     require_on(endpoint)
     data = json.dumps({"endpointId": str(endpoint.pk), "description": endpoint.description}, ensure_ascii=False)
     made = record_events([Happened(endpoint.tenant_id, uuid7(), TEST_EVENT, now, data, [endpoint.pk])])
+    delivery: Delivery | None = Delivery.objects.select_related("event").filter(pk=made[0]).first()
+    if delivery is None:
+        raise EndpointOff
     write_audit(tenant_id=endpoint.tenant_id, actor=actor, action="webhook.tested", target=endpoint)
     wake_delivery_on_commit()
-    found: Delivery = Delivery.objects.select_related("event").get(pk=made[0])
-    return found
+    return delivery
