@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,16 +12,18 @@ from typing import Any
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "leadengine.settings")
-_django = get_asgi_application()
+_everything = get_asgi_application()
 
 from django.conf import settings  # noqa: E402 - Django is set up above
 from whitenoise import WhiteNoise  # noqa: E402
 
 from leadengine import health  # noqa: E402
-from leadengine.bodies import limited  # noqa: E402
+from leadengine.accounts.api.base import BodyTooLarge  # noqa: E402
+from leadengine.bodies import capped, limited  # noqa: E402
 from leadengine.celery import publish  # noqa: E402
 from leadengine.realtime.consumer import SocketConsumer  # noqa: E402
 from leadengine.slim import slim_application  # noqa: E402
+from whatsapp.api import parcels  # noqa: E402
 from whatsapp.api.closed import closable, sign  # noqa: E402
 from whatsapp.api.uploads import UPLOADS, most_body_bytes  # noqa: E402
 from whatsapp.api.webhook import WebhookView  # noqa: E402
@@ -28,11 +31,17 @@ from whatsapp.tasks import fill_gaps, recover_sessions  # noqa: E402
 
 Scope = dict[str, Any]
 DOORS = ("/api/integrations/whatsapp/webhook", "/api/webhooks/whatsapp")
-
-STREAMED = frozenset({UPLOADS})  # where a body may be large: it reaches us while it arrives
+_PARCELS = re.compile(r"(/api)?/message/[^/]+/media")
 
 _webhook = slim_application(WebhookView.as_view())
-_uploads = limited(_django, most=most_body_bytes)
+# Nobody is known yet when a body is read: no more of it than its address can use.
+_django = capped(
+    _everything,
+    most=settings.DATA_UPLOAD_MAX_MEMORY_SIZE,
+    refusal=BodyTooLarge(maxBytes=settings.DATA_UPLOAD_MAX_MEMORY_SIZE),
+)
+_uploads = limited(_everything, most=most_body_bytes)
+_parcels = limited(_everything, most=parcels.most_body_bytes)
 _socket = SocketConsumer.as_asgi()
 
 
@@ -85,8 +94,10 @@ async def _route(scope: Scope, receive: Callable[[], Awaitable[Any]], send: Call
             await _webhook(scope, receive, send)
         elif path.startswith(settings.STATIC_URL):
             await _send_file(scope, send)
-        elif path.rstrip("/") in STREAMED:
+        elif path.rstrip("/") == UPLOADS:
             await _uploads(scope, receive, send)
+        elif _PARCELS.fullmatch(path):
+            await _parcels(scope, receive, send)
         else:
             await _django(scope, receive, send)
     elif scope["type"] == "websocket":

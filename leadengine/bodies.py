@@ -5,8 +5,13 @@ Django puts a whole body aside before it knows who is calling; here no more than
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from leadengine.envelope import error_body
+from leadengine.errors import DomainError
+from leadengine.ids import uuid7
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -30,10 +35,51 @@ def limited(application: Application, *, most: Callable[[], int]) -> Application
     return guarded
 
 
+def capped(application: Application, *, most: int, refusal: DomainError) -> Application:
+    """An application that hears of no body above the limit: `refusal` is answered in its place.
+
+    For one that reads the whole body before it answers, as Django does.
+    """
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        body = _Body(scope, receive, most)
+
+        async def whole() -> Message:
+            message = await body()
+            if CUT in scope:
+                raise _TooLarge
+            return message
+
+        if CUT in scope:
+            await _refuse(send, refusal)
+            return
+        try:
+            await application(scope, whole, send)
+        except _TooLarge:
+            await _refuse(send, refusal)
+
+    return guarded
+
+
 def cut_of(request: Any) -> int | None:
     """The size of a body that was larger than its limit; None for others."""
     size: int | None = getattr(request, "scope", {}).get(CUT)
     return size
+
+
+class _TooLarge(Exception):
+    pass
+
+
+async def _refuse(send: Send, error: DomainError) -> None:
+    request_id = uuid7().hex
+    body = json.dumps(error_body(error.code, error.message, error.details, request_id), ensure_ascii=False).encode()
+    headers = [
+        (b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()),
+    ]  # fmt: skip
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 class _Body:

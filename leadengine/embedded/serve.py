@@ -55,11 +55,10 @@ def _daphne(descriptors: Sequence[int]) -> None:
     # Its import installs the event loop of Twisted, which must be done before anything else does.
     from leadengine.embedded.streaming import StreamingServer
 
-    from leadengine.asgi import STREAMED, application  # isort: skip
+    from leadengine.asgi import application  # isort: skip
 
     StreamingServer(
         application,
-        paths=STREAMED,
         endpoints=[f"fd:fileno={descriptor}" for descriptor in descriptors],
         http_timeout=None,
         websocket_timeout=-1,  # a screen stays open all day

@@ -1,7 +1,8 @@
-"""Daphne with bodies that reach the application while they arrive, for addresses where they may be large.
+"""Daphne with bodies that reach the application while they arrive, where they are large or may be.
 
 Daphne receives a whole body, puts it aside, and then hands it over in one go, so that each upload would stand in memory
-once more, and nobody could refuse one before it was read. Importing this module installs Twisted's event loop.
+once more, and anybody could fill the disk before we knew who it was. Importing this module installs Twisted's event
+loop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from daphne import http_protocol
 from daphne.server import Server
 from twisted.internet import reactor
 
+LARGE = 1_048_576  # bytes: what is smaller, and says so, is put aside
 LINGER = 5.0  # seconds in which what still comes is read and dropped, so that the caller gets to read the answer
 # Bytes that wait for the application: above the first reading stops, below the second it goes on.
 _HIGH, _LOW = 262_144, 65_536
@@ -28,6 +30,9 @@ class _Nothing:
     def seek(self, *_: int) -> None:
         """Nowhere."""
 
+    def read(self, *_: int) -> bytes:
+        return b""
+
     def tell(self) -> int:
         return 0
 
@@ -36,9 +41,7 @@ class _Nothing:
 
 
 class StreamingRequest(http_protocol.WebRequest):
-    """A request whose application starts when its headers are there, when its path is one of `paths`."""
-
-    paths: frozenset[bytes] = frozenset()
+    """A request whose application starts when its headers are there, unless they say that its body is small."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -51,13 +54,12 @@ class StreamingRequest(http_protocol.WebRequest):
 
     def gotLength(self, length: int | None) -> None:
         """The headers are there."""
-        uri: bytes = self.channel._path
-        if self.channel._command != b"POST" or uri.partition(b"?")[0].rstrip(b"/") not in self.paths:
+        if length is not None and length <= LARGE:
             super().gotLength(length)
             return
         self.is_streamed, self._is_whole = True, False
         self.content = _Nothing()
-        super().requestReceived(self.channel._command, uri, self.channel._version)
+        super().requestReceived(self.channel._command, self.channel._path, self.channel._version)
 
     def handleContentChunk(self, data: bytes) -> None:
         """A part of the body is there."""
@@ -117,9 +119,9 @@ class StreamingRequest(http_protocol.WebRequest):
 
 
 class StreamingServer(Server):
-    """Daphne's server for an application that it streams the bodies of some addresses to."""
+    """Daphne's server for an application that it streams large bodies to."""
 
-    def __init__(self, application: Callable[..., Awaitable[None]], *, paths: frozenset[str], **options: Any) -> None:
+    def __init__(self, application: Callable[..., Awaitable[None]], **options: Any) -> None:
         async def metered(scope: dict[str, Any], receive: Any, send: Any) -> None:
             consumed = scope.pop(_CONSUMED, None)
 
@@ -131,7 +133,6 @@ class StreamingServer(Server):
             await application(scope, receive if consumed is None else take, send)
 
         super().__init__(application=metered, **options)
-        StreamingRequest.paths = frozenset(path.encode() for path in paths)
         http_protocol.WebRequest = StreamingRequest  # what its factory makes
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:

@@ -31,8 +31,6 @@ ASGI = """
     import json, os
     from pathlib import Path
 
-    STREAMED = frozenset()
-
     async def application(scope, receive, send):
         if scope["type"] != "http":
             return

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from leadengine.accounts.api.base import BodyTooLarge
 from leadengine.errors import ValidationFailed
-from whatsapp.services.uploads import FileTooLarge
+from whatsapp.services.uploads import FileTooLarge, most_bytes
 
 REST = 1_048_576  # bytes of the body without the file, as of any other body
 _DATA_URL = 512  # bytes in which the comma of `data:image/png;base64,` must come
@@ -30,6 +30,11 @@ class Parcel:
     rest: bytes = b""
     size: int | None = None
     sha256: str = ""
+
+
+def most_body_bytes() -> int:
+    """What no body with a file may pass: base64 is a third longer, and some write it in lines."""
+    return 2 * most_bytes()
 
 
 def read_parcel(chunks: Iterable[bytes], into: IO[bytes], *, name: str, most: int) -> Parcel:

@@ -21,7 +21,7 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:  
 
 if __name__ == "__main__":
     stand_in = types.ModuleType("leadengine.asgi")
-    stand_in.application, stand_in.STREAMED = application, frozenset()  # type: ignore[attr-defined]
+    stand_in.application = application  # type: ignore[attr-defined]
     sys.modules["leadengine.asgi"] = stand_in
     from leadengine.embedded.serve import main
 

@@ -74,11 +74,11 @@ class Web:
     def bytes_left(self) -> list[Path]:
         return [p for name in ("media", "temporary") for p in (self.root / name).rglob("*") if p.is_file()]
 
-    def connect(self, *headers: str) -> socket.socket:
+    def connect(self, *headers: str, to: str = f"POST {URL}") -> socket.socket:
         """A connection on which a request has begun."""
         made = socket.create_connection(self.address, timeout=20)
         key = [f"X-API-Key: {self.key}"] if self.key else []
-        lines = [f"POST {URL} HTTP/1.1", "Host: 127.0.0.1", *key, *headers, "", ""]
+        lines = [f"{to} HTTP/1.1", "Host: 127.0.0.1", *key, *headers, "", ""]
         made.sendall("\r\n".join(lines).encode())
         return made
 
@@ -239,3 +239,36 @@ def test_who_is_not_known_is_told_so_before_the_body(web: Web) -> None:
     with web.connect(f"Content-Length: {200 * MIB}", "Content-Type: multipart/form-data; boundary=x") as connection:
         status, body = answer_on(connection)
     assert (status, body["error"]["code"]) == (401, "UNAUTHORIZED")
+
+
+@pytest.mark.parametrize(
+    ("to", "status", "code"),
+    [
+        ("POST /login/", 413, "PAYLOAD_TOO_LARGE"), ("PATCH /api/tickets/x", 413, "PAYLOAD_TOO_LARGE"),
+        ("GET /", 413, "PAYLOAD_TOO_LARGE"), ("POST /api/whatsapp/%75ploads", 401, "UNAUTHORIZED"),
+        ("POST /message/x/media", 401, None), ("POST /api/webhooks/whatsapp", None, None),
+    ],
+)  # fmt: skip
+def test_no_address_takes_a_large_body_from_nobody(web: Web, to: str, status: int | None, code: str | None) -> None:
+    web.key = ""
+    part = b"10000\r\n" + bytes(65_536) + b"\r\n"
+    for kind in (f"Content-Length: {200 * MIB}", "Transfer-Encoding: chunked"):
+        with web.connect(kind, "Content-Type: multipart/form-data; boundary=x", to=to) as connection:
+            if "chunked" in kind:
+                for _ in range(34 * 16):
+                    connection.sendall(part)
+                assert web.open_files() <= 1
+            told, body = answer_on(connection)
+            assert told == status or (status is None and told in {401, 413, 503}), body
+            assert code in {None, body["error"]["code"]}
+    until(lambda: web.open_files() == 0)
+
+
+def test_small_bodies_without_a_length_are_read_everywhere(web: Web) -> None:
+    name = {"X-API-Key": web.key, "Content-Type": "application/json"}
+    address = web.url.removesuffix(URL) + "/api/auth/login"
+    told = [
+        requests.post(address, data=body, headers=name, timeout=20).json()["error"]["details"]
+        for body in (iter([b'{"email"', b': "x"}']), b'{"email": "x"}')
+    ]
+    assert told[0] == told[1] != {}
