@@ -14,10 +14,9 @@ from leadengine.accounts.scopes import service_scope, tenant_scope
 from leadengine.accounts.services import create_api_key
 from leads.models import Contact, ContactIdentity
 from tests.conftest import World
-from tests.outbound import MARIA, answering_never, conversation, events_of, queue, reload, send
+from tests.outbound import MARIA, answering_never, claim_due, conversation, events_of, queue, reload, send
 from tickets.models import Message, Queue, Ticket
 from tickets.services.outbox import sweep_outbox
-from tickets.services.outbox.claiming import claim_due
 from tickets.transports import get_transport
 from whatsapp.models import WhatsAppAtendimento, WhatsAppSession
 from whatsapp.services.persistence import saving
