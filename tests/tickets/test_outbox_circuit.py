@@ -33,7 +33,7 @@ from tests.outbound import (
 from tests.samples import sample, scrape
 from tests.whatsapp.wire import closed_port
 from tickets.models import Message, OutboundAttempt, Ticket
-from tickets.services.outbox import circuit
+from tickets.services.outbox import circuit, free_held, sweep_outbox
 from tickets.services.outbox.breaking import note_call, outcome_of
 from tickets.services.outbox.circuit import Outcome, read_circuits, record_call
 from tickets.services.outbox.claiming import Claim
@@ -98,9 +98,9 @@ def state_of(world: World, at: datetime = AT) -> str:
     return read_circuits(now=at).get(world.line.pk, circuit.CLOSED).state
 
 
-def end(claim: Claim, result: Any, at: datetime) -> None:
+def end(claim: Claim, result: Any, at: datetime, *, asked: bool = True) -> None:
     """What the sender does when a call has ended."""
-    tried = Try(result, at, 1)
+    tried = Try(result, at, 1, asked)
     settle(transport=get_transport("WHATSAPP"), claim=claim, tried=tried)
     note_call(transport=get_transport("WHATSAPP"), claim=claim, tried=tried)
 
@@ -278,6 +278,71 @@ def test_a_flush_closes_it_and_nothing_is_lost(committed_world: World) -> None:
     client().flushdb()
     assert state_of(committed_world) == "closed"
     assert [claim.order.message_id for claim in claim_due(line=find_line(committed_world), now=AT)] == [row.pk]
+
+
+def test_what_waits_for_a_circuit_that_a_flush_has_closed_is_freed_by_the_sweeper(
+    committed_world: World, settings: Any
+) -> None:
+    row = queue(committed_world, conversation(committed_world), now=AT)
+    fail(committed_world)
+    claim_due(line=find_line(committed_world), now=AT)
+    soon = AT + timedelta(seconds=10)
+    sweep_outbox(now=soon)
+    assert reload(row).wait_reason == "CIRCUIT_OPEN"
+    client().flushdb()
+    present, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:9/0"
+    client.cache_clear()
+    try:
+        sweep_outbox(now=soon)
+        assert reload(row).wait_reason == "CIRCUIT_OPEN"  # who cannot ask does not know
+    finally:
+        settings.REDIS_URL = present
+        client.cache_clear()
+    sweep_outbox(now=soon)
+    assert (reload(row).wait_reason, reload(row).not_before) == (None, None)
+    assert client().exists(f"wake:send:{committed_world.line.pk}")
+
+
+def test_a_probe_that_ended_in_our_own_house_lets_the_next_one_go(committed_world: World) -> None:
+    rows = [queue(committed_world, ticket, now=AT) for ticket in customers(committed_world, 2)]
+    line = find_line(committed_world)
+    fail(committed_world)
+    claim_due(line=line, now=AT)
+    later = AT + COOLDOWN
+    (probe,) = claim_due(line=line, now=later)
+    assert reload(rows[1]).wait_reason == "CIRCUIT_OPEN"
+    client().delete(f"wake:send:{line.id}")
+    end(probe, Refused("INVALID_MEDIA", ""), later, asked=False)
+    assert (reload(rows[1]).wait_reason, client().exists(f"wake:send:{line.id}")) == (None, 1)
+    (again,) = claim_due(line=line, now=later)
+    assert again.probe
+    assert state_of(committed_world, later) == "half_open"
+
+
+def test_a_configuration_that_is_missing_is_no_call(committed_world: World, settings: Any) -> None:
+    settings.WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = 1
+    row = queue(committed_world, conversation(committed_world))
+    settings.WHATSAPP_BROKER_API_KEY = []
+    send(committed_world)
+    waiting = reload(row)
+    assert (waiting.wait_reason, (waiting.error or {})["code"]) == ("RETRY", "WHATSAPP_NOT_CONFIGURED")
+    assert state_of(committed_world, timezone.now()) == "closed"
+
+
+def test_a_circuit_that_closes_leaves_the_undo_window_open(committed_world: World) -> None:
+    assert committed_world.agent.tenant is not None
+    committed_world.agent.tenant.settings = {"undoSeconds": 20}
+    fail(committed_world)
+    row = queue(committed_world, conversation(committed_world), now=AT, when_unavailable="queue")
+    assert (row.wait_reason, row.not_before) == ("CIRCUIT_OPEN", AT + COOLDOWN)
+    with events_of(committed_world) as events:
+        with tenant_scope(committed_world.ipe.pk):
+            free_held(session_id=committed_world.line.pk, now=AT + timedelta(seconds=5))
+        (told,) = [data["changes"] for name, data in events() if name == "message.updated"]
+    assert told == {"waitReason": "UNDO_WINDOW", "notBefore": "2026-11-20T12:00:20Z"}
+    freed = reload(row)
+    assert (freed.wait_reason, freed.not_before) == ("UNDO_WINDOW", AT + timedelta(seconds=20))
+    assert claim_due(line=find_line(committed_world), now=AT + timedelta(seconds=19)) == []
 
 
 def test_a_supervisor_closes_it_and_what_waited_leaves(committed_world: World, broker: Broker) -> None:

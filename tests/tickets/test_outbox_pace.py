@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
-from redis import Redis
+from redis import Connection, Redis
 
 from leadengine import redis as redis_module
 from leadengine.accounts.scopes import service_scope, tenant_scope
+from leadengine.celery import app
+from leadengine.wake import wake
 from tests.api import by_key
 from tests.conftest import World
 from tests.outbound import (
     Broker,
+    answering_never,
     at_once,
     broker_running,
+    claim_due,
     conversation,
     due_now,
     events_of,
@@ -30,9 +37,10 @@ from tests.outbound import (
 )
 from tests.samples import sample
 from tickets.models import Message, OutboundAttempt, Ticket
-from tickets.services.outbox import pacing, sweep_outbox
+from tickets.services.outbox import claiming, pacing, sweep_outbox
 from tickets.transports import get_transport
 from whatsapp.models import WhatsAppSession
+from whatsapp.services.lines import _tell
 from whatsapp.services.persistence import saving
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -183,6 +191,79 @@ def test_outbound_26_redis_comes_back_and_everything_leaves_once_and_in_order(
         wanted = [row.content for row in rows if row.ticket_id == ticket]
         assert [text for text in broker.texts() if text in wanted] == wanted
     assert len(broker.sent()) == 4
+
+
+def park(world: World, many: int, until_: datetime) -> None:
+    """So many messages of people over their session's share, each told the minute that has room for it."""
+    ticket = conversation(world, phone="+5511977776666")
+    row = queue(world, ticket, "parada")
+    with tenant_scope(world.ipe.pk):
+        Message.objects.filter(pk=row.pk).update(wait_reason="PACING", not_before=until_)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """INSERT INTO tickets_message (id, tenant_id, ticket_id, contact_id, session_id, position, direction,
+                       type, content, status, source, sent_at, wait_reason, not_before, payload)
+                   SELECT gen_random_uuid(), tenant_id, ticket_id, contact_id, session_id, position + g, direction,
+                       type, content, status, source, sent_at, wait_reason, not_before, payload
+                   FROM tickets_message, generate_series(2, %s) g WHERE id = %s""",
+                [many, row.pk],
+            )
+
+
+@pytest.mark.parametrize("seconds", [600, 3], ids=["beyond the horizon", "within it"])
+def test_who_is_parked_for_later_takes_no_turn_that_is_free_now(
+    committed_world: World, settings: Any, seconds: int
+) -> None:
+    settings.OUTBOUND_TPS_DEFAULT = 2
+    now = timezone.now()
+    park(committed_world, 60, now + timedelta(seconds=seconds))
+    rows = [queue(committed_world, ticket, str(n)) for n, ticket in enumerate(customers(committed_world, 5))]
+    assert [claim.order.message_id for claim in claim_due(line=find_line(committed_world), now=now)] == [
+        row.pk for row in rows[:2]
+    ]
+    waits = [(row.not_before - now).total_seconds() for row in map(reload, rows[2:]) if row.not_before]
+    assert [round(wait) for wait in waits] == [1, 1, 2]
+
+
+def test_a_turn_that_somebody_was_told_is_not_told_again() -> None:
+    at = timezone.now()
+    turns = [at + timedelta(seconds=n) for n in (1, 2, 3, 4)]
+    told = [turns[0] + timedelta(milliseconds=5), turns[2]]
+    assert claiming._queue_up(turns, told)[:3] == [turns[1], turns[3], turns[3]]
+    assert set(claiming._queue_up(turns, turns)) == {turns[3]}
+
+
+def test_when_its_time_is_over_one_of_many_asks_redis_again_and_the_others_are_spared(
+    committed_world: World, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Redis that takes calls and never answers, for scripts, wake-ups and news of sessions alike."""
+    present = settings.REDIS_URL
+    monkeypatch.setattr(redis_module, "ANSWER_SECONDS", 0.2)
+    with answering_never() as silent:
+        settings.REDIS_URL = silent.replace("http", "redis") + "/0"
+        redis_module.client.cache_clear()
+        try:
+            asked: list[Any] = []
+            connect = Connection.connect
+            monkeypatch.setattr(Connection, "connect", lambda one: [asked.append(one), connect(one)])
+            task: Any = app.signature("tickets.send_due")
+            assert wake(task, "x") is False
+            assert len(asked) == 1
+            announced = partial(_tell, SimpleNamespace(session_id=committed_world.line.pk), None)  # type: ignore[arg-type]
+            assert (wake(task, "x"), announced()) == (False, None)
+            with pytest.raises(redis_module.UNAVAILABLE):
+                redis_module.run_script("return 1", [], [])
+            assert len(asked) == 1
+            redis_module._away_of(redis_module.client()).until = 0.0  # its time is over
+            assert at_once(*[partial(wake, task, "x")] * 8) == [False] * 8
+            assert len(asked) == 2
+        finally:
+            settings.REDIS_URL = present
+            redis_module.client.cache_clear()
+    redis_module._away_of(redis_module.client()).note(OSError())
+    redis_module._away_of(redis_module.client()).until = 0.0
+    assert redis_module.run_script("return 1", [], []) == 1
+    assert redis_module._away_of(redis_module.client()).until is None
 
 
 def test_a_redis_that_is_away_is_asked_once_and_then_spared(

@@ -212,6 +212,19 @@ def test_the_end_of_its_ticket_cancels_it_and_a_reopening_does_not_bring_it_back
     assert reload(message).status == "CANCELED"
 
 
+def test_the_end_of_its_ticket_cancels_also_what_is_due_and_waits(committed_world: World, broker: Broker) -> None:
+    broker.behave(offline=True)
+    ticket = conversation(committed_world)
+    message = schedule(committed_world, ticket, cancel_if_customer_replies=False)
+    plain = queue(committed_world, ticket, "de agora")
+    release_scheduled(now=timezone.now() + HOUR)
+    assert reload(message).status == "QUEUED"
+    close(committed_world, ticket)
+    row = reload(message)
+    assert (row.status, row.metadata["canceledBy"]) == ("CANCELED", "TICKET_CLOSED")
+    assert reload(plain).status == "QUEUED"
+
+
 def test_a_ticket_that_ended_in_another_way_is_seen_when_the_time_comes(committed_world: World) -> None:
     message = schedule(committed_world, conversation(committed_world))
     with tenant_scope(committed_world.ipe.pk):
@@ -361,6 +374,11 @@ def test_a_line_that_is_replaced_keeps_the_undo_window(committed_world: World) -
         with tenant_scope(committed_world.ipe.pk):
             move_queued(old_id=line, new_id=line, now=timezone.now())
         assert [data["changes"]["sessionId"] for name, data in events() if name == "message.updated"] == [str(line)]
+    row = reload(message)
+    assert (row.wait_reason, row.not_before) == ("UNDO_WINDOW", row.cancelable_until)
+    with tenant_scope(committed_world.ipe.pk):  # what waits for something else waits for that only
+        Message.objects.update(wait_reason="CIRCUIT_OPEN", not_before=timezone.now() + HOUR)
+        move_queued(old_id=line, new_id=line, now=timezone.now())
     row = reload(message)
     assert (row.wait_reason, row.not_before) == ("UNDO_WINDOW", row.cancelable_until)
 

@@ -22,6 +22,7 @@ from tickets.models import Message, MessageMedia, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox
 from tickets.services.outbox.claiming import _CLAIM, _FIND, _NEXT, _PACED, _STATE
 from tickets.services.outbox.holding import _HOLD
+from tickets.services.outbox.sending import SETTLE_PAUSES
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
 
@@ -310,6 +311,16 @@ def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) ->
         assert "message_due" in plan, plan
         assert "message_live" in plan
     assert not any("Seq Scan on tickets_message" in plan for plan in plans)
+
+
+def test_a_lease_outlives_the_longest_try(committed_world: World, broker: Broker) -> None:
+    row = queue(committed_world, conversation(committed_world))
+    send(committed_world)
+    sent = reload(row)
+    assert sent.lease_until is not None
+    assert sent.claimed_at is not None
+    asked, sending, connecting = 15, 60, 5  # the address is asked for first
+    assert (sent.lease_until - sent.claimed_at).total_seconds() > asked + sending + 2 * connecting + sum(SETTLE_PAUSES)
 
 
 def test_what_is_counted(committed_world: World, broker: Broker) -> None:
