@@ -12,13 +12,19 @@ from django.utils import timezone
 from leadengine.accounts.scopes import tenant_scope, user_scope
 from leadengine.errors import NotFound
 from tests.conftest import World
-from tests.outbound import Broker, broker_running, conversation, queue, reload, send
+from tests.outbound import Broker, broker_running, claim_due, conversation, queue, reload, send
 from tests.whatsapp.inbound import receive, text_event
 from tests.whatsapp.wire import closed_port
 from tickets.models import Message, MessageReaction, OutboundAttempt, QueueMembership, Ticket
 from tickets.services.lifecycle import NotAllowed
-from tickets.services.outbox import cancel_message, dismiss_message, resend_message, sweep_outbox
-from tickets.services.outbox.claiming import Claim, claim_due
+from tickets.services.outbox import (
+    cancel_message,
+    dismiss_message,
+    find_own_message,
+    resend_message,
+    sweep_outbox,
+)
+from tickets.services.outbox.claiming import Claim
 from tickets.services.outbox.refusals import AlreadySending, IdempotencyKeyReused, ResendNotAllowed, TicketClosed
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import OutcomeUnknown, Refused, Retryable, Sent, get_transport
@@ -141,6 +147,37 @@ def test_outbound_20_resend_of_what_may_have_left_needs_a_word_and_makes_one_new
         act(committed_world, resend_message, first.message, confirm_duplicate=True)  # it is SENT
 
 
+def test_outbound_20_a_copy_that_was_canceled_does_not_keep_the_next_from_being_made(committed_world: World) -> None:
+    message = queue(committed_world, conversation(committed_world), "talvez")
+    answer(claim(committed_world), OutcomeUnknown("BROKER_TIMEOUT", "x"))
+    for _ in range(2):
+        copy = act(committed_world, resend_message, message, confirm_duplicate=True)
+        assert (copy.replayed, copy.message.status) == (False, "QUEUED")
+        act(committed_world, cancel_message, copy.message)
+    last = act(committed_world, resend_message, message, confirm_duplicate=True).message
+    again = act(committed_world, resend_message, message, confirm_duplicate=True)
+    assert (again.message.pk, again.replayed) == (last.pk, True)
+
+
+def test_outbound_20_resend_decides_on_what_the_row_is_once_the_ticket_is_locked(
+    committed_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two who read the row FAILED, the one who waited for the lock finds it QUEUED; an ack may have come, too."""
+    message = queue(committed_world, conversation(committed_world))
+    answer(claim(committed_world), Refused("INVALID_TO", "x"))
+    find = find_own_message
+
+    def read_early(*given: Any) -> Message:
+        found = find(*given)
+        Message.objects.filter(pk=found.pk).update(external_id="X1")
+        return found
+
+    monkeypatch.setattr("tickets.services.outbox.actions.find_own_message", read_early)
+    with pytest.raises(ResendNotAllowed):
+        act(committed_world, resend_message, message, confirm_duplicate=False)
+    assert reload(message).status == "FAILED"
+
+
 def test_outbound_20_resend_after_a_refused_connection_reuses_the_row(committed_world: World, settings: Any) -> None:
     settings.WHATSAPP_BROKER_URL, settings.OUTBOUND_MAX_ATTEMPTS = f"http://127.0.0.1:{closed_port()}", 1
     message = queue(committed_world, conversation(committed_world))
@@ -181,7 +218,7 @@ def test_a_callers_key_is_never_taken_for_a_resend(committed_world: World) -> No
     ticket = conversation(committed_world)
     message = queue(committed_world, ticket)
     answer(claim(committed_world), OutcomeUnknown("BROKER_TIMEOUT", "x"))
-    queue(committed_world, ticket, "outra", idempotency_key=f"resend:{message.pk}")
+    queue(committed_world, ticket, "outra", idempotency_key=f"resend:{message.pk}:1")
     with pytest.raises(IdempotencyKeyReused):
         act(committed_world, resend_message, message, confirm_duplicate=True)
 

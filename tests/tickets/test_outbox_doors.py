@@ -23,15 +23,17 @@ from leads.models import Contact, ContactIdentity
 from tests.api import by_cookie, by_key
 from tests.api import send as call
 from tests.conftest import World
-from tests.outbound import MARIA, at_once, conversation, queue, reload, send, until
+from tests.outbound import MARIA, at_once, claim_due, conversation, queue, reload, send, until
 from tests.tickets.desk import arrive, nobody_id
 from tests.whatsapp.wire import Wire
-from tickets.models import Message, Ticket
+from tickets.models import Message, Queue, Ticket
+from tickets.services.lifecycle import close_ticket
 from tickets.services.outbox import queue_message
-from tickets.services.outbox.claiming import claim_due
-from tickets.transports import get_transport
+from tickets.services.outbox.settling import Try, settle
+from tickets.transports import Sent, get_transport
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
+from whatsapp.transport import choose_address
 
 pytestmark = pytest.mark.django_db(transaction=True)
 DOORS = ("ticket", "contact", "instance")
@@ -270,24 +272,128 @@ def test_outbound_16_no_door_moves_a_phone_between_contacts(committed_world: Wor
     assert owners() == before
 
 
-def test_a_number_that_is_not_a_contacts_first_is_the_one_that_is_written_to(committed_world: World) -> None:
-    ticket = conversation(committed_world)
-    with tenant_scope(committed_world.ipe.pk):
-        ContactIdentity.objects.create(
-            tenant=committed_world.ipe, contact_id=ticket.contact_id, kind="phone", value="+5511944443333"
-        )
-        line = get_transport("WHATSAPP").line(committed_world.line.pk)
+def two_phones(world: World, *addresses: str) -> Ticket:
+    """Maria's ticket, who is also reached at +5511944443333, with these addresses in WhatsApp and no other."""
+    ticket = conversation(world)
+    given = {"tenant": world.ipe, "contact_id": ticket.contact_id}
+    with tenant_scope(world.ipe.pk):
+        ContactIdentity.objects.filter(kind="wa_address").delete()
+        ContactIdentity.objects.create(**given, kind="phone", value="+5511944443333")
+        for value in addresses:
+            ContactIdentity.objects.create(**given, kind="wa_address", value=value)
+    return ticket
+
+
+def write(world: World, to: str | None) -> Any:
+    """Accept a text to a phone over the contact's door, claim it, and say to which address it is sent."""
+    with service_scope("test"):
+        contact = ContactIdentity.objects.get(value=MARIA).contact_id
+    body = {"text": "x", "whenUnavailable": "queue"} | ({"to": to} if to else {})
+    status, answer = call(by_cookie(world.agent), "POST", f"/api/contacts/{contact}/messages", body)
+    assert status == 202, answer
+    with tenant_scope(world.ipe.pk):
+        line = get_transport("WHATSAPP").line(world.line.pk)
     assert line is not None
-    client, path = by_cookie(committed_world.agent), "/api/integrations/whatsapp/instances/ipe-01/messages"
-    for to, identities in (("11944443333", (("phone", "+5511944443333"),)), (MARIA, None)):
-        status, body = call(client, "POST", path, {"to": to, "text": "x"})
-        assert (status, body["data"]["ticketId"]) == (202, str(ticket.pk))
-        (claim,) = claim_due(line=line, now=timezone.now())
-        assert str(claim.order.message_id) == body["data"]["messageId"]
-        kept = claim.order.identities if len(claim.order.identities) == 1 else None
-        assert kept == identities  # else all that the contact has, which the channel chooses from
+    (claim,) = claim_due(line=line, now=timezone.now())
+    assert str(claim.order.message_id) == answer["data"]["messageId"]
+    return claim
+
+
+@pytest.mark.parametrize(
+    ("addresses", "to", "reached"),
+    [
+        (("5511944443333",), MARIA, "5511988887777"),  # the other phone's address is not theirs
+        (("5511944443333",), "11944443333", "5511944443333"),
+        (("551188887777", "5511944443333"), MARIA, "551188887777"),  # without the ninth digit, as WhatsApp has it
+        (("551188887777",), "11944443333", "5511944443333"),
+        (("5511944443333",), None, "5511944443333"),
+    ],
+)
+def test_a_message_to_one_phone_never_reaches_another(
+    committed_world: World, addresses: tuple[str, ...], to: str | None, reached: str
+) -> None:
+    two_phones(committed_world, *addresses)
+    claim = write(committed_world, to)
+    assert choose_address(claim.order.line.capabilities, claim.order.identities, is_group=False) == reached
+
+
+@pytest.mark.parametrize(("others", "kept"), [(True, set()), (False, {"5511988887777"})])
+def test_an_address_learned_for_one_phone_of_several_does_not_become_the_contacts(
+    committed_world: World, *, others: bool, kept: set[str]
+) -> None:
+    ticket = two_phones(committed_world)
+    if not others:
         with tenant_scope(committed_world.ipe.pk):
-            Message.objects.filter(pk=claim.order.message_id).update(status="CANCELED")
+            ContactIdentity.objects.filter(value="+5511944443333").delete()
+    claim = write(committed_world, MARIA)
+    sent = Sent("X1", 200, "{}", (("wa_address", "5511988887777"),))
+    settle(transport=get_transport("WHATSAPP"), claim=claim, tried=Try(sent, timezone.now(), 5))
+    with tenant_scope(committed_world.ipe.pk):
+        found = ContactIdentity.objects.filter(contact_id=ticket.contact_id, kind="wa_address")
+        assert set(found.values_list("value", flat=True)) == kept
+
+
+def test_what_is_wrong_with_a_call_is_said_before_what_the_state_of_things_refuses(
+    committed_world: World, settings: Any
+) -> None:
+    ticket, client = conversation(committed_world), by_cookie(committed_world.supervisor)
+    stranger, soon = str(nobody_id()), (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+
+    def told(name: str, **body: Any) -> tuple[int, Any]:
+        path, more = door(ticket, name)
+        response = client.post(path, {**more, **body}, "application/json", headers={"Idempotency-Key": "header"})
+        error = response.json()["error"]
+        fields = [one["field"] for one in error["details"].get("errors", [])]
+        return response.status_code, fields or error["code"]
+
+    # Two keys that differ: a conflict, after the ticket that is not there and after every bad field.
+    differ = {"idempotencyKey": "body", "text": "x"}
+    path = f"/api/tickets/{nobody_id()}/messages"
+    response = client.post(path, differ, "application/json", headers={"Idempotency-Key": "header"})
+    assert response.status_code == 404
+    assert told("ticket", **differ) == (409, "IDEMPOTENCY_KEY_MISMATCH")
+    assert told("ticket", **differ | {"text": ""}) == (400, ["text"])
+    assert told("ticket", **differ | {"scheduledAt": soon}) == (400, ["scheduledAt"])
+    assert told("ticket", **differ | {"replyTo": stranger, "expectedLastMessageId": stranger}) == (
+        400, ["replyTo", "expectedLastMessageId"],
+    )  # fmt: skip
+    settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY = True
+    status, body = post(client, ticket, "ticket", text="x", scheduledAt=soon)
+    assert (status, body["error"]["code"]) == (400, "VALIDATION_ERROR")
+    settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY = False
+    # No queue, and a phone that is not theirs, after what the message refers to.
+    with tenant_scope(committed_world.ipe.pk):
+        Queue.objects.update(is_active=False)
+        close_ticket(actor=committed_world.supervisor, ticket_id=ticket.pk, reason_code="SOLVED", now=timezone.now())
+    assert told("instance", text="x") == (409, "QUEUE_MISSING")
+    assert told("instance", text="x", replyTo=stranger) == (400, ["replyTo"])
+    assert told("instance", type="image", uploadId=stranger) == (404, "NOT_FOUND")
+    assert told("contact", text="x", to="11977776666", replyTo=stranger) == (400, ["replyTo"])
+    # A number that nobody can have, before the ticket that has ended.
+    with tenant_scope(committed_world.ipe.pk):
+        ContactIdentity.objects.filter(kind="wa_address").delete()
+        ContactIdentity.objects.filter(kind="phone").update(value="+55119888")
+    assert told("ticket", text="x") == (400, "INVALID_TO")
+
+
+def test_a_body_is_refused_for_all_that_is_wrong_with_it_and_its_payload(committed_world: World) -> None:
+    ticket, client = conversation(committed_world), by_cookie(committed_world.agent)
+
+    def fields(name: str, body: dict[str, Any]) -> set[str]:
+        path, _ = door(ticket, name)
+        status, answer = call(client, "POST", path, body)
+        assert status == 400, answer
+        told = [one["field"] for one in answer["error"]["details"]["errors"]]
+        assert len(told) == len(set(told))
+        return set(told)
+
+    assert fields("ticket", {"force": "x", "text": ""}) == {"force", "text"}
+    assert fields("ticket", {"force": "x", "payload": {"text": ""}}) == {"force", "text"}
+    assert fields("ticket", {"force": "x", "payload": {"text": "a"}, "text": "b"}) == {"force", "text"}
+    assert fields("ticket", {"force": "x", "payload": "text"}) == {"force", "payload"}
+    assert fields("ticket", {"force": "x", "text": "fine"}) == {"force"}
+    assert fields("instance", {"foo": 1}) == {"to", "foo", "text"}
+    assert call(client, "POST", door(ticket, "ticket")[0], [])[0] == 400
 
 
 def test_replay_comes_before_what_has_changed_since(committed_world: World) -> None:

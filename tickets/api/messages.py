@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from uuid import UUID
@@ -19,18 +20,17 @@ from leadengine.accounts.models import ApiKey
 from leadengine.errors import NotFound, ValidationFailed
 from tickets.api.base import TicketAPIView
 from tickets.models import Message, OutboundAttempt
-from tickets.payloads import AnyPayload
+from tickets.payloads import AnyPayload, parse_payload
 from tickets.policy import visible_tickets
 from tickets.serializers import MessageShape
 from tickets.services.outbox import (
     Queued,
     Wish,
     cancel_message,
-    choose_key,
     dismiss_message,
     find_own_message,
     find_ticket,
-    queue_message,
+    queue_to_ticket,
     reschedule_message,
     resend_message,
 )
@@ -73,6 +73,10 @@ class SendBody(Body):
         if beside:
             raise ValidationFailed([{"field": name, "message": "Não vai ao lado de payload."} for name in beside])
         return dict(self.payload)
+
+    def named_here(self, refused: ValidationFailed) -> ValidationFailed:
+        """What is wrong with the payload, by the names that its fields have in this body."""
+        return refused
 
 
 class ResendBody(Body):
@@ -147,15 +151,31 @@ class SendView(TicketAPIView):
 
     def read_wish(self, model: type[Door]) -> tuple[Door, Wish]:
         """The body, and the wish in it. Raises: ValidationFailed, NotFound for an unknown session."""
-        body = self.read_body(model)
+        try:
+            body = self.read_body(model)
+        except ValidationFailed as refused:
+            raise ValidationFailed(self._with_payload(refused.details["errors"], model)) from refused
         wish = Wish(
             author=self.user, payload=body.content(), source=self.source,
-            idempotency_key=choose_key(self.request.headers.get("Idempotency-Key"), body.idempotency_key),
+            idempotency_key=body.idempotency_key, header_key=self.request.headers.get("Idempotency-Key"),
             expected_last_message_id=body.expected_last_message_id, force=body.force,
             when_unavailable=body.when_unavailable, session=self.find_line(body), scheduled_at=body.scheduled_at,
             cancel_if_customer_replies=body.cancel_if_customer_replies,
         )  # fmt: skip
         return body, wish
+
+    def _with_payload(self, errors: list[dict[str, str]], model: type[Door]) -> list[dict[str, str]]:
+        """Every bad field of a body that was refused: what is wrong with its payload, too."""
+        given, bad = json.loads(self.request._request.body or b"{}"), {one["field"].partition(".")[0] for one in errors}
+        if not isinstance(given, dict) or "payload" in bad:
+            return errors
+        body = model.model_construct(**{name: value for name, value in given.items() if name not in bad})
+        try:
+            parse_payload(body.content())
+        except ValidationFailed as refused:
+            more = body.named_here(refused).details["errors"]
+            return errors + [one for one in more if one["field"].partition(".")[0] not in bad]
+        return errors
 
     def find_line(self, body: SendBody) -> Line | None:
         """The session that the body names; its two fields must name the same. Raises: NotFound, ValidationFailed."""
@@ -191,14 +211,7 @@ class TicketDoor(SendView):
         except ValidationFailed:
             find_ticket(ticket_id=ticket_id, author=self.user)  # what is not there is 404, whatever the body
             raise
-        queued = queue_message(
-            ticket_id=ticket_id, author=wish.author, payload=wish.payload, source=wish.source,
-            idempotency_key=wish.idempotency_key, expected_last_message_id=wish.expected_last_message_id,
-            force=wish.force, reopen=body.reopen, when_unavailable=wish.when_unavailable, session=wish.session,
-            scheduled_at=wish.scheduled_at, cancel_if_customer_replies=wish.cancel_if_customer_replies,
-            now=timezone.now(),
-        )  # fmt: skip
-        return accepted(queued)
+        return accepted(queue_to_ticket(ticket_id=ticket_id, wish=wish, reopen=body.reopen, now=timezone.now()))
 
 
 class MessageListView(TicketAPIView):

@@ -87,6 +87,8 @@ def refuse(request: HttpRequest, error: DomainError) -> HttpResponse:
         response = render(
             request, template, {"message": sentence_of(error), "request_id": request_id}, status=error.status
         )
+    for name, value in error.headers.items():
+        response[name] = value
     if "retryAfter" in error.details:
         response["Retry-After"] = str(error.details["retryAfter"])
     return response

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from leadengine.accounts.api.schema import Shape
 from leadengine.accounts.models import ApiKey
 from tickets.models import Message
-from tickets.services.outbox import Wish, choose_key
+from tickets.services.outbox import Wish
 from whatsapp.api.baileys_base import BaileysView, DevOwner, SimpleBody, describe_simple, said
 from whatsapp.api.doors import TellsQueueMissing
 from whatsapp.api.instances_actions import CountShape
@@ -77,7 +77,7 @@ class SendView(TellsQueueMissing, BaileysView):
         body = self.read_body(SendChatBody)
         wish = Wish(
             author=self.user, payload=body.payload(), source=self._source(),
-            idempotency_key=choose_key(request.headers.get("Idempotency-Key"), body.idempotency_key),
+            idempotency_key=body.idempotency_key, header_key=request.headers.get("Idempotency-Key"),
         )  # fmt: skip
         chat = read_chat(body.chat_id)
         with self.scope():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from datetime import datetime
+from typing import ClassVar, TypeVar
 from uuid import UUID
 
 from django.utils import timezone
@@ -16,6 +17,7 @@ from leadengine.errors import NotFound, ValidationFailed
 from leads.models import Contact
 from tickets.api.messages import AcceptedShape, SendBody, SendView, accepted
 from tickets.services.opening import QueueMissing
+from tickets.services.outbox import Queued
 from tickets.transports import Line
 from whatsapp.adapters import get_adapter
 from whatsapp.services.outgoing import find_last_line, queue_to_known, queue_to_number
@@ -24,6 +26,9 @@ from whatsapp.services.queue_missing import report_queue_missing
 
 class ToNumberBody(SendBody):
     to: str
+
+
+Body = TypeVar("Body", bound=ToNumberBody)
 
 
 class ToContactBody(SendBody):
@@ -46,20 +51,31 @@ class TellsQueueMissing(ScopedAPIView):
         return super().handle_exception(exc)
 
 
-class InstanceDoor(TellsQueueMissing, SendView):
+class NumberDoor(TellsQueueMissing, SendView):
+    """A door of one instance, to a number."""
+
     def serves_one_session(self) -> bool:
         """`line` gives a key of one connection no other."""
         return True
 
+    def accept(self, model: type[Body], instance_id: str, now: datetime) -> Queued:
+        """Read the body and accept what it says. Raises: NotConfigured, NotFound, ValidationFailed and the refusals."""
+        get_adapter().require_configured()
+        self.used = line = self.line(instance_id)
+        body, wish = self.read_wish(model)
+        if wish.session is not None and wish.session.id != line.id:
+            raise ValidationFailed([{"field": "instanceId", "message": "Não é a conexão deste endereço."}])
+        try:
+            return queue_to_number(line=line, to=body.to, wish=wish, now=now)
+        except ValidationFailed as refused:
+            raise body.named_here(refused) from refused
+
+
+class InstanceDoor(NumberDoor):
     @describe(AcceptedShape, body=ToNumberBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, instance_id: str) -> Response:
         """Accept a message to a number, into its open ticket on this instance or a new one."""
-        get_adapter().require_configured()
-        self.used = line = self.line(instance_id)
-        body, wish = self.read_wish(ToNumberBody)
-        if wish.session is not None and wish.session.id != line.id:
-            raise ValidationFailed([{"field": "instanceId", "message": "Não é a conexão deste endereço."}])
-        return accepted(queue_to_number(line=line, to=body.to, wish=wish, now=timezone.now()))
+        return accepted(self.accept(ToNumberBody, instance_id, timezone.now()))
 
 
 class ContactDoor(TellsQueueMissing, SendView):

@@ -15,19 +15,18 @@ from leadengine.accounts.api import Body, answer, describe
 from leadengine.accounts.api.schema import Shape
 from leadengine.envelope import sentence_of
 from leadengine.errors import DomainError, ValidationFailed
-from tickets.api.messages import AcceptedShape, SendBody, SendView, accepted
+from tickets.api.messages import AcceptedShape, accepted
 from tickets.queries.sends import LONGEST, count_sends
 from tickets.services.outbox.admission import Rate, read_rate
 from tickets.services.shapes import iso
-from whatsapp.adapters import get_adapter
 from whatsapp.api.base import SessionAPIView
-from whatsapp.api.doors import TellsQueueMissing
+from whatsapp.api.doors import NumberDoor, ToNumberBody
 from whatsapp.broker_errors import BrokerError, InvalidTo
 from whatsapp.models import WhatsAppSession
 from whatsapp.services import proxies
 from whatsapp.services.lines import capabilities_of
 from whatsapp.services.outgoing import InvalidTo as NoNumber
-from whatsapp.services.outgoing import queue_to_number, read_to
+from whatsapp.services.outgoing import read_to
 from whatsapp.transport import UnsupportedRecipient, choose_address
 
 MOST_NUMBERS = 50
@@ -130,22 +129,26 @@ class MetricsShape(Shape):
     broker_error: BrokerProblemShape | None
 
 
-class PollBody(SendBody):
+class PollBody(ToNumberBody):
     """The poll stands at the top level."""
 
-    to: str
     question: str
     options: list[str]
     allow_multiple_answers: bool = False
 
     def content(self) -> dict[str, Any]:
         """The payload of the poll. Raises: ValidationFailed for one that stands elsewhere."""
-        if self.payload is not None:
-            raise ValidationFailed([{"field": "payload", "message": "Campo desconhecido."}])
-        poll = {
-            "question": self.question, "options": self.options, "allowMultipleAnswers": self.allow_multiple_answers,
-        }  # fmt: skip
-        return {**(self.model_extra or {}), "type": "poll", "poll": poll}
+        beside = self.model_extra or {}
+        elsewhere = {"type", "poll"} & beside.keys() | ({"payload"} if self.payload is not None else set())
+        if elsewhere:
+            raise ValidationFailed([{"field": name, "message": "Campo desconhecido."} for name in sorted(elsewhere)])
+        poll = self.model_dump(by_alias=True, include={"question", "options", "allow_multiple_answers"})
+        return {**beside, "type": "poll", "poll": poll}
+
+    def named_here(self, refused: ValidationFailed) -> ValidationFailed:
+        """Without `poll.` in front."""
+        errors = refused.details["errors"]
+        return ValidationFailed([{**one, "field": one["field"].removeprefix("poll.")} for one in errors])
 
 
 class PollStateShape(Shape):
@@ -201,14 +204,13 @@ class MetricsView(SessionAPIView):
         session = self.find(instance_id)
         now = timezone.now()
         since, until = self.read_query(MetricsQuery).window(now)
-        proxies.require_connected(session)
-        with self.scope():
-            counted = count_sends(tenant_id=session.tenant_id, session_id=session.pk, since=since, until=until)
         told, problem = None, None
         try:
             told = proxies.read_metrics(session=session, since=since, until=until)
         except BrokerError as error:  # what we know is told without it
             problem = {"code": error.code, "message": sentence_of(error)}
+        with self.scope():
+            counted = count_sends(tenant_id=session.tenant_id, session_id=session.pk, since=since, until=until)
         local = {
             "sent": sum(counted.get(state, 0) for state in _SENT),
             "failed": counted.get("FAILED", 0),
@@ -218,28 +220,15 @@ class MetricsView(SessionAPIView):
         return answer({"local": local, "broker": told, "brokerError": problem})
 
 
-class PollView(TellsQueueMissing, SendView):
-    def serves_one_session(self) -> bool:
-        """`line` gives a key of one connection no other."""
-        return True
-
+class PollView(NumberDoor):
     @describe(PollAcceptedShape, body=PollBody, code=status.HTTP_202_ACCEPTED)
     def post(self, request: Request, instance_id: str) -> Response:
         """Accept a poll to a number: a door of the outbox, as that of messages."""
-        get_adapter().require_configured()
-        self.used = line = self.line(instance_id)
-        body, wish = self.read_wish(PollBody)
-        if wish.session is not None and wish.session.id != line.id:
-            raise ValidationFailed([{"field": "instanceId", "message": "Não é a conexão deste endereço."}])
         now = timezone.now()
-        try:
-            queued = queue_to_number(line=line, to=body.to, wish=wish, now=now)
-        except ValidationFailed as error:  # the fields of a poll stand at the top here
-            raise ValidationFailed(
-                [{**one, "field": one["field"].removeprefix("poll.")} for one in error.details["errors"]]
-            ) from error
+        queued = self.accept(PollBody, instance_id, now)
+        assert queued.message.session_id is not None  # noqa: S101 - narrows the type
         response = accepted(queued)
-        told, rate = response.data["data"], read_rate(session_id=line.id, now=now)
+        told, rate = response.data["data"], read_rate(session_id=queued.message.session_id, now=now)
         told["poll"] = {"id": told["externalId"], "status": told["status"]}
         told["rate"] = {"limit": rate.limit, "remaining": _remaining(rate), "resetAt": iso(rate.resets_at)}
         return response

@@ -12,9 +12,9 @@ from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from leadengine.errors import ValidationFailed
+from leadengine.errors import DomainError, ValidationFailed
 from tickets.models import Message
-from tickets.services.outbox import Wish, choose_key
+from tickets.services.outbox import Wish, check_key
 from tickets.services.outbox.refusals import IdempotencyKeyReused, InstanceDisconnected
 from tickets.services.shapes import iso
 from tickets.transports import Line
@@ -22,11 +22,12 @@ from whatsapp.api.base import as_uuid
 from whatsapp.api.doors import TellsQueueMissing
 from whatsapp.api.parcels import Parcel, read_parcel
 from whatsapp.api.turbozap_base import SnakeBody, TurboZapView, said
-from whatsapp.models import WhatsAppSession
+from whatsapp.models import Upload, WhatsAppSession
 from whatsapp.services.lines import find_line
 from whatsapp.services.outgoing import queue_to_number, read_to
 from whatsapp.services.sessions.wishes import InstanceNotFound
 from whatsapp.services.uploads import FileTooLarge, store_upload
+from whatsapp.services.uploads_life import remove_files, withdraw_upload
 
 _CHUNK = 65_536
 
@@ -83,7 +84,7 @@ class MessageView(TellsQueueMissing, TurboZapView):
     @property
     def key(self) -> str | None:
         """The idempotency key of the request. Raises: ValidationFailed."""
-        return choose_key(self.request.headers.get("Idempotency-Key"))
+        return check_key(self.request.headers.get("Idempotency-Key"))
 
 
 class TextView(MessageView):
@@ -122,23 +123,30 @@ class MediaView(MessageView):
     ) -> Response:
         """Keep a file and accept its message. The same key with the same file again finds what it was kept as."""
         kept = self._kept(session, parcel)
-        if kept is None:
-            read_to(body.to)
-            if not session.connected:
-                raise InstanceDisconnected(
-                    status=session.status, connected=False, instanceId=session.connection_id
-                )  # fmt: skip
-            kept = store_upload(
-                tenant_id=session.tenant_id, actor=self.user, file=file, file_name=body.file_name or "",
-                declared_type=body.kind, session_id=session.pk, now=timezone.now(),
-            ).pk  # fmt: skip
-        try:
+        if kept is not None:
             return self.queue(session, body, _filled(fields | {"uploadId": str(kept)}))
-        except IdempotencyKeyReused:  # another request with the same file came first, at the same moment
-            earlier = self._kept(session, parcel)
-            if earlier is None or earlier == kept:
+        read_to(body.to)
+        if not session.connected:
+            raise InstanceDisconnected(status=session.status, connected=False, instanceId=session.connection_id)
+        upload = store_upload(
+            tenant_id=session.tenant_id, actor=self.user, file=file, file_name=body.file_name or "",
+            declared_type=body.kind, session_id=session.pk, now=timezone.now(),
+        )  # fmt: skip
+        try:
+            return self.queue(session, body, _filled(fields | {"uploadId": str(upload.pk)}))
+        except DomainError as refusal:
+            self._withdraw(upload)
+            earlier = self._kept(session, parcel) if isinstance(refusal, IdempotencyKeyReused) else None
+            if earlier is None:
                 raise
+            # Another request with the same file came first, at the same moment.
             return self.queue(session, body, _filled(fields | {"uploadId": str(earlier)}))
+
+    def _withdraw(self, upload: Upload) -> None:
+        """Remove a file whose message was refused: nobody can name it any more."""
+        with self.scope():
+            withdraw_upload(actor=self.user, upload=upload)
+        remove_files([upload], now=timezone.now())
 
     def _kept(self, session: WhatsAppSession, parcel: Parcel) -> UUID | None:
         """The upload of the message that this key has been used for, if it has the same content."""

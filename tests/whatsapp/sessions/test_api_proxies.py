@@ -148,6 +148,10 @@ def test_a_wrong_poll_is_refused_by_the_fields_of_this_route(line: World) -> Non
         ({"options": ["a"] * 13}, ["options"]),
         ({"options": ["a", "x" * 101]}, ["options.1"]),
         ({"payload": {"type": "poll"}}, ["payload"]),
+        ({"type": "text"}, ["type"]),
+        ({"poll": {"question": "Outra?", "options": ["a", "b"]}}, ["poll"]),
+        ({"force": "x", "options": ["a", "a"], "question": "", "type": "poll"}, ["force", "type"]),
+        ({"force": "x", "options": ["Só uma"], "question": 5}, ["force", "question", "options"]),
         ({"colour": 1}, ["colour"]),
         ({"instanceId": "inst-ipe-01", "sessionId": "nobody"}, None),
     ):
@@ -156,7 +160,7 @@ def test_a_wrong_poll_is_refused_by_the_fields_of_this_route(line: World) -> Non
             assert refused(answer) == (404, "NOT_FOUND")
             continue
         assert refused(answer) == (400, "VALIDATION_ERROR"), change
-        assert [one["field"] for one in answer[1]["error"]["details"]["errors"]] == fields
+        assert [one["field"] for one in answer[1]["error"]["details"]["errors"]] == fields, change
     assert refused(send(client, "post", f"{ONE}/polls", POLL | {"to": "x"})) == (400, "INVALID_TO")
 
 

@@ -2,11 +2,11 @@
 
 from tickets.services.outbox.accepting import (
     Queued,
-    choose_key,
     find_ticket,
     line_of_session,
     queue_message,
     queue_to_contact,
+    queue_to_ticket,
 )
 from tickets.services.outbox.actions import (
     cancel_message,
@@ -18,6 +18,7 @@ from tickets.services.outbox.actions import (
 from tickets.services.outbox.checking import Wish
 from tickets.services.outbox.circuit import close_circuit
 from tickets.services.outbox.holding import free_held, release_held, wake_session
+from tickets.services.outbox.keying import check_key
 from tickets.services.outbox.purging import purge_outbox
 from tickets.services.outbox.scheduling import release_scheduled
 from tickets.services.outbox.sending import send_due, stopping
@@ -28,7 +29,7 @@ __all__ = [
     "Queued",
     "Wish",
     "cancel_message",
-    "choose_key",
+    "check_key",
     "close_circuit",
     "dismiss_message",
     "find_own_message",
@@ -39,6 +40,7 @@ __all__ = [
     "purge_outbox",
     "queue_message",
     "queue_to_contact",
+    "queue_to_ticket",
     "release_held",
     "release_scheduled",
     "reschedule_message",

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db.models import QuerySet
 
-from leadengine import metrics
 from leadengine.accounts.models import User
-from leadengine.errors import NotFound, ValidationFailed
+from leadengine.errors import NotFound
 from leadengine.ids import uuid7
 from leads.services import lock_current
 from tickets.models import Message, Ticket
 from tickets.models.tickets import LIVE
-from tickets.payloads import Payload, parse_payload
+from tickets.payloads import parse_payload
 from tickets.policy import load_viewer
 from tickets.services.announce import announce_ticket
 from tickets.services.lifecycle import reopen_ticket
@@ -28,21 +25,15 @@ from tickets.services.opening import QueueMissing, Wanted, open_tickets
 from tickets.services.outbox.admission import admit, put_off
 from tickets.services.outbox.appending import append_row, make_row
 from tickets.services.outbox.attaching import media_of, take_file
-from tickets.services.outbox.checking import Wish, check_wish
-from tickets.services.outbox.recipients import Recipient, load_recipients
-from tickets.services.outbox.refusals import (
-    ContactPhoneMismatch,
-    IdempotencyKeyMismatch,
-    IdempotencyKeyRequired,
-    IdempotencyKeyReused,
-    InstanceRequired,
-)
+from tickets.services.outbox.checking import Wish, check_address, check_references, check_wish
+from tickets.services.outbox.keying import digest_of, find_replay, keys_of, one_of
+from tickets.services.outbox.recipients import load_recipients
+from tickets.services.outbox.refusals import ContactPhoneMismatch, IdempotencyKeyRequired, InstanceRequired
 from tickets.services.outbox.scheduling import check_time
 from tickets.services.state import TicketState, lock_tickets
 from tickets.transports import Line, Transport, get_transport
 
 CHANNEL = "WHATSAPP"
-_KEY = re.compile(r"[\x20-\x7e]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +68,39 @@ def queue_message(
     Runs in the caller's scope and transaction. `author` None is the system, which sees every ticket of the scope.
     Raises: NotConfigured, NotFound, ValidationFailed, and the refusals of spec/outbound.md section 6, in its order.
     """
-    transport = get_transport(CHANNEL)
-    transport.require_configured()
-    ticket = find_ticket(ticket_id=ticket_id, author=author)
     wish = Wish(
         author=author, payload=payload, source=source, idempotency_key=idempotency_key,
         expected_last_message_id=expected_last_message_id, force=force, when_unavailable=when_unavailable,
         external_reference=external_reference, session=session, scheduled_at=scheduled_at,
         cancel_if_customer_replies=cancel_if_customer_replies,
     )  # fmt: skip
+    return queue_to_ticket(ticket_id=ticket_id, wish=wish, reopen=reopen, now=now)
 
-    def place() -> tuple[TicketState, Line]:
-        state = lock_tickets(tenant_id=ticket.tenant_id, ids=[ticket_id])[ticket_id]
-        if reopen and author is not None and state.status not in LIVE:
-            reopen_ticket(actor=author, ticket_id=ticket_id, now=now)
-            state = lock_tickets(tenant_id=ticket.tenant_id, ids=[ticket_id])[ticket_id]
-        return state, session or line_of_session(session_id=state.session_id)
 
-    return _accept(transport, wish, ticket.tenant_id, f"ticket:{ticket_id}", place, now)
+def queue_to_ticket(*, ticket_id: UUID, wish: Wish, reopen: bool = False, now: datetime) -> Queued:
+    """Accept a wish into a ticket, as queue_message does."""
+    transport = get_transport(CHANNEL)
+    transport.require_configured()
+    ticket = find_ticket(ticket_id=ticket_id, author=wish.author)
+    if wish.session is not None and wish.session.tenant_id != ticket.tenant_id:
+        raise NotFound
+
+    def lock() -> TicketState:
+        return lock_tickets(tenant_id=ticket.tenant_id, ids=[ticket_id])[ticket_id]
+
+    def find() -> _Found:
+        state = lock()
+        return _Found(state, wish.session or line_of_session(session_id=state.session_id), state.contact_id)
+
+    def enter(found: _Found) -> TicketState:
+        assert found.state is not None  # noqa: S101 - narrows the type
+        if not reopen or wish.author is None or found.state.status in LIVE:
+            return found.state
+        reopen_ticket(actor=wish.author, ticket_id=ticket_id, now=now)
+        return lock()
+
+    contacts = Ticket.objects.for_tenant(ticket.tenant_id).filter(pk=ticket_id).values("contact_id")
+    return _accept(transport, wish, _Place(ticket.tenant_id, f"ticket:{ticket_id}", contacts, find, enter), now)
 
 
 def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime, target: str = "") -> Queued:
@@ -110,10 +116,14 @@ def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime,
     if current is None:
         raise NotFound
 
-    def place() -> tuple[TicketState, Line]:
-        return _open_ticket(line, current, wish, now), line
+    def find() -> _Found:
+        return _Found(_lock_open(line, current, wish), line, current)
 
-    return _accept(transport, wish, line.tenant_id, target or f"contact:{contact_id}", place, now)
+    def enter(found: _Found) -> TicketState:
+        return found.state or _open_ticket(line, current, wish, now)
+
+    place = _Place(line.tenant_id, target or f"contact:{contact_id}", [current], find, enter)
+    return _accept(transport, wish, place, now)
 
 
 def find_ticket(*, ticket_id: UUID, author: User | None) -> Ticket:
@@ -138,89 +148,79 @@ def line_of_session(*, session_id: UUID | None) -> Line:
     return line
 
 
-def choose_key(*candidates: str | None) -> str | None:
-    """The one idempotency key among those a caller gave. Raises: IdempotencyKeyMismatch, ValidationFailed."""
-    keys = {key for key in candidates if key is not None}
-    if len(keys) > 1:
-        raise IdempotencyKeyMismatch
-    key = next(iter(keys), None)
-    if key is not None and not _KEY.fullmatch(key):
-        raise ValidationFailed([{"field": "idempotencyKey", "message": "De 1 a 128 caracteres ASCII imprimíveis."}])
-    return key
-
-
 # --- Steps, in the order they are called --------------------------------------------------------------------------
 
 
-def _accept(
-    transport: Transport,
-    wish: Wish,
-    tenant_id: UUID,
-    target: str,
-    place: Callable[[], tuple[TicketState, Line]],
-    now: datetime,
-) -> Queued:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The locked ticket, None where one is to be opened; the line to use and whom it reaches."""
+
+    state: TicketState | None
+    line: Line
+    contact_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a message goes. `contacts`: whose messages it may refer to. `enter` opens or reopens what `find` found."""
+
+    tenant_id: UUID
+    target: str
+    contacts: Sequence[UUID] | QuerySet[Ticket, Any]
+    find: Callable[[], _Found]
+    enter: Callable[[_Found], TicketState]
+
+
+def _accept(transport: Transport, wish: Wish, place: _Place, now: datetime) -> Queued:
+    """What is wrong with the call is told first, then what the state of things does not allow (section 6)."""
+    tenant_id = place.tenant_id
     content = parse_payload(wish.payload)
-    key = choose_key(wish.idempotency_key, _key_in(content))
-    if key is None and settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY:
-        raise IdempotencyKeyRequired
-    digest = _digest(target, wish)
-    earlier = _find_replay(tenant_id, key, digest)
-    if earlier is not None:
+    keys = keys_of(wish, content)
+    digest = digest_of(place.target, wish)
+
+    def replay() -> Queued | None:
+        earlier = find_replay(tenant_id=tenant_id, key=one_of(keys), digest=digest) if len(keys) == 1 else None
+        return Queued(earlier, replayed=True) if earlier is not None else None
+
+    if (earlier := replay()) is not None:
         return earlier
     if wish.scheduled_at is not None:
         check_time(wish.scheduled_at, now)  # a replay may come when that time is near, or past
-    state, line = place()
+    seen = check_references(wish, content, tenant_id=tenant_id, contacts=place.contacts)
+    found = place.find()
     # Under the lock once more: of two calls with one key at once the later one is a replay, whatever it would refuse.
-    earlier = _find_replay(tenant_id, key, digest)
-    if earlier is not None:
+    if (earlier := replay()) is not None:
         return earlier
-    contact, to = _choose_phone(load_recipients(tenant_id=tenant_id, ids=[state.contact_id])[state.contact_id], wish.to)
+    line = found.line
+    contact = load_recipients(tenant_id=tenant_id, ids=[found.contact_id])[found.contact_id]
+    reached = contact if wish.to is None else contact.at(wish.to)
     file = take_file(transport, content, tenant_id=tenant_id, line=line, now=now)
-    check_wish(transport, wish, state, line, contact, content)
+    check_address(transport, line, reached)
+    key = one_of(keys)
+    if key is None and settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY:
+        raise IdempotencyKeyRequired
+    if wish.to is not None and not contact.has_phone(wish.to):
+        raise ContactPhoneMismatch
+    state = place.enter(found)
+    check_wish(transport, wish, state, line, reached, seen)
     wait = admit(wish=wish, line=line, ticket_id=state.id, now=now)
-    message = make_row(wish, tenant_id=tenant_id, state=state, line=line, content=content, to=to, now=now)
+    message = make_row(wish, tenant_id=tenant_id, state=state, line=line, content=content, now=now)
     if wait is not None:
         put_off(message, wait)
     message.idempotency_key, message.request_hash = key or uuid7().hex, digest
     media = media_of(message, content, file)
     if not append_row(state=state, message=message, media=media, contact=contact, now=now):
-        replay = _find_replay(tenant_id, key, digest)
-        assert replay is not None  # noqa: S101 - the constraint says that the row exists
-        return replay
+        twin = replay()
+        assert twin is not None  # noqa: S101 - the constraint says that the row exists
+        return twin
     if state.entries:
         announce_ticket(tenant_id=tenant_id, state=state, changed=["status", "assigneeId"], now=now)
         transport.ticket_changed(tenant_id=tenant_id, ticket_id=state.id, now=now)
     return Queued(message, replayed=False)
 
 
-def _key_in(content: Payload) -> str | None:
-    key = content.metadata.get("idempotencyKey")
-    if key is not None and not isinstance(key, str):
-        raise ValidationFailed([{"field": "metadata.idempotencyKey", "message": "Deve ser um texto."}])
-    return key
-
-
-def _digest(target: str, wish: Wish) -> str:
-    parts = [target, str(wish.session.id) if wish.session else None, wish.payload]
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return sha256(text.encode()).hexdigest()
-
-
-def _find_replay(tenant_id: UUID, key: str | None, digest: str) -> Queued | None:
-    if key is None:
-        return None
-    row = Message.objects.for_tenant(tenant_id).select_related("author").filter(idempotency_key=key).first()
-    if row is None:
-        return None
-    if row.request_hash != digest:
-        raise IdempotencyKeyReused
-    metrics.count(metrics.outbound_replays)
-    return Queued(row, replayed=True)
-
-
-def _open_ticket(line: Line, contact_id: UUID, wish: Wish, now: datetime) -> TicketState:
-    """Lock the contact's open ticket on the line, or open one; a person who writes first takes it."""
+def _lock_open(line: Line, contact_id: UUID, wish: Wish) -> TicketState | None:
+    """Lock the contact's open ticket on the line. Raises: NotFound for one that the author may not see."""
     rows = Ticket.objects.for_tenant(line.tenant_id).filter(contact_id=contact_id, session_id=line.id, status__in=LIVE)
     for ticket_id in rows.values_list("id", flat=True):
         state = lock_tickets(tenant_id=line.tenant_id, ids=[ticket_id])[ticket_id]
@@ -228,6 +228,11 @@ def _open_ticket(line: Line, contact_id: UUID, wish: Wish, now: datetime) -> Tic
             if wish.author and not load_viewer(wish.author).sees(state.queue_id, state.assignee_id):
                 raise NotFound
             return state
+    return None
+
+
+def _open_ticket(line: Line, contact_id: UUID, wish: Wish, now: datetime) -> TicketState:
+    """Open a ticket for the contact on the line; a person who writes first takes it. Raises: QueueMissing."""
     wanted = [Wanted((contact_id, line.id), now, True, line.default_queue_id)]
     opened = open_tickets(tenant_id=line.tenant_id, wanted=wanted, now=now)
     if not opened:
@@ -237,13 +242,3 @@ def _open_ticket(line: Line, contact_id: UUID, wish: Wish, now: datetime) -> Tic
         state.assignee_id, state.status = wish.author.pk, "ASSIGNED"
         state.note_entry("ASSIGNED", at=now, actor_id=wish.author.pk, to=wish.author.name)
     return state
-
-
-def _choose_phone(contact: Recipient, to: str | None) -> tuple[Recipient, str | None]:
-    """The contact as this message reaches it, and the phone to keep to where that is not simply the contact's own."""
-    if to is None:
-        return contact, None
-    phones = [value for kind, value in contact.identities if kind == "phone"]
-    if to not in phones:
-        raise ContactPhoneMismatch
-    return (contact, None) if to == phones[0] else (replace(contact, identities=(("phone", to),)), to)

@@ -36,6 +36,7 @@ _COPIED_FILE = (
     "media_type", "mime_type", "file_name", "size", "voice", "state", "source", "sha256", "storage_key", "upload_id",
 )  # fmt: skip
 
+_DECIDING = ("status", "external_id", "session_id", "content", "caption", "metadata")
 _OF_ITS_OWN = {"settledBy", "requestedText", "canceledBy"}  # metadata that tells what became of one row
 
 
@@ -80,14 +81,17 @@ def resend_message(*, actor: User, message_id: UUID, confirm_duplicate: bool, no
     state = lock_tickets(tenant_id=message.tenant_id, ids=[message.ticket_id])[message.ticket_id]
     contact = load_recipients(tenant_id=message.tenant_id, ids=[message.contact_id])[message.contact_id]
     check_ticket(state=state, contact=contact, author=actor, source=Message.Source.AGENT)
+    message.refresh_from_db(fields=_DECIDING)  # another press, an echo or an ack may have come before us to the lock
     proved = message.status == Message.Status.FAILED and message.external_id is None
     ended = message.status in {Message.Status.FAILED, Message.Status.UNCONFIRMED}
     if not proved and not (ended and confirm_duplicate):
         raise ResendNotAllowed(status=message.status)
     line = line_of_session(session_id=message.session_id)
     file = MessageMedia.objects.filter(message=message).first()
-    if not proved and (earlier := _find_copy(message)) is not None:
-        return Queued(earlier, replayed=True)
+    copies = [] if proved else _find_copies(message)
+    for earlier in copies:
+        if earlier.status != Message.Status.CANCELED:
+            return Queued(earlier, replayed=True)  # pressed twice, it is still one
     if file is not None and file.upload_id is not None:
         get_transport(CHANNEL).require_file(tenant_id=message.tenant_id, source=file.source, now=now)
     if proved:
@@ -95,7 +99,7 @@ def resend_message(*, actor: User, message_id: UUID, confirm_duplicate: bool, no
     copy = Message(
         **{name: getattr(message, name) for name in _COPIED}, source=Message.Source.AGENT, author=actor,
         status=Message.Status.QUEUED, session_id=line.id, sent_at=now, received_at=now, resend_of=message,
-        idempotency_key=_copy_key(message),
+        idempotency_key=f"resend:{message.pk}:{len(copies) + 1}",
         metadata={name: value for name, value in message.metadata.items() if name not in _OF_ITS_OWN},
     )  # fmt: skip
     if (asked := message.metadata.get("requestedText")) is not None:  # the broker altered what left the first time
@@ -144,15 +148,9 @@ def _queue_again(message: Message, line: Line, now: datetime) -> Queued:
     return Queued(_read(message.pk), replayed=False)
 
 
-def _copy_key(message: Message) -> str:
-    """Pressed twice, it is still one: the second press finds the row of the first."""
-    return f"resend:{message.pk}"
-
-
-def _find_copy(message: Message) -> Message | None:
-    rows = Message.objects.for_tenant(message.tenant_id).select_related("author", "media")
-    copy: Message | None = rows.filter(idempotency_key=_copy_key(message), resend_of=message).first()
-    return copy
+def _find_copies(message: Message) -> list[Message]:
+    """The rows that sent it again, canceled ones among them; the ticket's lock keeps others from adding one."""
+    return list(Message.objects.filter(resend_of=message).select_related("author", "media").order_by("id"))
 
 
 def _read(message_id: UUID) -> Message:

@@ -22,9 +22,9 @@ MOST_UNDO = 30  # seconds
 
 
 def make_row(
-    wish: Wish, *, tenant_id: UUID, state: TicketState, line: Line, content: Payload, to: str | None, now: datetime
+    wish: Wish, *, tenant_id: UUID, state: TicketState, line: Line, content: Payload, now: datetime
 ) -> Message:
-    """The row of a wish, QUEUED or SCHEDULED, without its key and its place. `to` is a phone to keep to."""
+    """The row of a wish, QUEUED or SCHEDULED, without its key and its place. A phone that was named is kept to."""
     undo = _undo_until(wish, now)
     later = wish.scheduled_at is not None
     metadata = content.shown()
@@ -53,7 +53,7 @@ def make_row(
         metadata=metadata,
         sent_at=wish.scheduled_at or now,  # it stands at the thread's end until it leaves
         received_at=now,
-        payload=content.stored() | ({"to": to} if to else {}),
+        payload=content.stored() | ({"to": wish.to} if wish.to else {}),
         external_reference=wish.external_reference or content.external_id,
         scheduled_at=wish.scheduled_at,
         cancel_if_customer_replies=later and wish.cancel_if_customer_replies,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
+
 from leadengine import metrics
 from leadengine.accounts.models import User
-from leadengine.errors import ValidationFailed
-from tickets.models import Message
+from leadengine.errors import DomainError, ValidationFailed
+from tickets.models import Message, Ticket
 from tickets.models.tickets import LIVE
 from tickets.payloads import Payload
 from tickets.services.outbox.recipients import Recipient
@@ -31,12 +34,16 @@ _SHOWN_NEWER = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """What a door was asked. `session` is a line to use instead of the ticket's own, `to` one of several phones."""
+    """What a door was asked. `session` is a line to use instead of the ticket's own, `to` the phone to write to.
+
+    `header_key` is the idempotency key of the header: the one of the body must be the same.
+    """
 
     author: User | None
     payload: dict[str, Any]
     source: str = Message.Source.AGENT
     idempotency_key: str | None = None
+    header_key: str | None = None
     expected_last_message_id: UUID | None = None
     force: bool = False
     when_unavailable: str = "fail"
@@ -47,21 +54,47 @@ class Wish:
     cancel_if_customer_replies: bool = True
 
 
-def check_wish(
-    transport: Transport, wish: Wish, state: TicketState, line: Line, contact: Recipient, content: Payload
-) -> None:
-    """Raises: ValidationFailed, and the refusals of a state that does not allow this message now."""
-    said = Message.objects.for_tenant(line.tenant_id).filter(contact_id=contact.id)
+def check_references(
+    wish: Wish, content: Payload, *, tenant_id: UUID, contacts: Sequence[UUID] | QuerySet[Ticket, Any]
+) -> Message | None:
+    """The last message that the sender saw, None where nobody asks. It may be of another ticket of the contact.
+
+    Raises: ValidationFailed for a message that is not of these contacts, or not there.
+    """
+    said = Message.objects.for_tenant(tenant_id).filter(contact_id__in=contacts)
+    problems = []
     if content.reply_to is not None and not said.filter(pk=content.reply_to).exists():
-        raise ValidationFailed([{"field": "replyTo", "message": "Não é uma mensagem deste contato."}])
-    seen = _find_seen(wish, state)
+        problems.append({"field": "replyTo", "message": "Não é uma mensagem deste contato."})
+    seen: Message | None = None
+    if wish.expected_last_message_id is not None and not wish.force:
+        seen = said.filter(pk=wish.expected_last_message_id).only("id", "ticket_id", "position").first()
+        if seen is None:
+            problems.append({"field": "expectedLastMessageId", "message": "Não é uma mensagem desta conversa."})
+    if problems:
+        raise ValidationFailed(problems)
+    return seen
+
+
+def check_address(transport: Transport, line: Line, contact: Recipient) -> None:
+    """Raises: what the channel says of an address that nobody can have (400); check_wish refuses the rest."""
+    try:
+        transport.check_recipient(line=line, identities=contact.identities, is_group=contact.is_group)
+    except DomainError as error:
+        if error.status == ValidationFailed.status:
+            raise
+
+
+def check_wish(
+    transport: Transport, wish: Wish, state: TicketState, line: Line, contact: Recipient, seen: Message | None
+) -> None:
+    """Raises: the refusals of a state that does not allow this message now."""
     check_ticket(state=state, contact=contact, author=wish.author, source=wish.source)
     kind = str(wish.payload.get("type", "text")).strip().lower()
     if kind not in line.capabilities.types:
         raise UnsupportedOperation(type=kind, supported=sorted(line.capabilities.types))
     transport.check_recipient(line=line, identities=contact.identities, is_group=contact.is_group)
     if seen is not None:
-        _check_collision(wish, seen, state)
+        _check_collision(wish, _place_of(seen, state), state)
     # What is scheduled leaves later: how its line is now tells nothing.
     if not line.connected and wish.when_unavailable != "queue" and wish.scheduled_at is None:
         raise InstanceDisconnected(status=line.status, connected=False, instanceId=line.name)
@@ -80,15 +113,12 @@ def check_ticket(*, state: TicketState, contact: Recipient, author: User | None,
         raise NotAssignee(assignee={"id": str(assignee.pk), "name": assignee.name} if assignee else None)
 
 
-def _find_seen(wish: Wish, state: TicketState) -> int | None:
-    """The position of the last message that the sender saw, 0 for one of an earlier ticket; None where nobody asks."""
-    if wish.expected_last_message_id is None or wish.force:
-        return None
-    rows = Message.objects.filter(pk=wish.expected_last_message_id, contact_id=state.contact_id)
-    seen = rows.values("ticket_id", "position").first()
-    if seen is None:
-        raise ValidationFailed([{"field": "expectedLastMessageId", "message": "Não é uma mensagem desta conversa."}])
-    return int(seen["position"]) if seen["ticket_id"] == state.id else 0
+def _place_of(seen: Message, state: TicketState) -> int:
+    """How far the sender has seen this ticket: of another ticket's message, what stood here when that was made."""
+    if seen.ticket_id == state.id:
+        return seen.position
+    earlier = Message.objects.filter(ticket_id=state.id, id__lt=seen.pk).order_by("-position")
+    return earlier.values_list("position", flat=True).first() or 0
 
 
 def _check_collision(wish: Wish, seen: int, state: TicketState) -> None:

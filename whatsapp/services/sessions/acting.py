@@ -6,9 +6,10 @@ Each calls the broker for at most SESSION_ACTION_TIMEOUT_MS; no transaction may 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import phonenumbers
 from django.conf import settings
@@ -105,25 +106,18 @@ def renew_qr(*, session: WhatsAppSession, asker: Asker) -> QrShown:
 
 
 def release_session(*, session: WhatsAppSession, asker: Asker) -> WhatsAppSession:
-    """Lift the broker's risk pause and close our circuit: what they held leaves. Raises: BrokerError."""
+    """Close our circuit, whatever the broker says, and lift its risk pause where there is one: what they held leaves.
+
+    Without a pause the broker is not asked: its guard against a ban would be loosened for nothing. Raises: BrokerError.
+    """
+    close_circuit(session_id=session.pk)
+    changed = _let_go(session, asker, {}, free_held) or session
+    audit_session(asker, session, "session.release")
+    if not changed.risk_paused:
+        return changed
     with _asked(session):
         get_adapter().release_risk(instance=wire_name(session))
-    close_circuit(session_id=session.pk)
-    now = timezone.now()
-
-    def let_go(row: WhatsAppSession) -> None:
-        release_held(session_id=row.pk, now=now)
-        free_held(session_id=row.pk, now=now)
-
-    def decide(_row: WhatsAppSession) -> Change:
-        return Change("status", {"risk_paused": False}, then=let_go)
-
-    changed = change_session(
-        session_id=session.pk, tenant_id=session.tenant_id, operation="session.wish", origin=asker.origin,
-        decide=decide, now=now,
-    )  # fmt: skip
-    audit_session(asker, session, "session.release")
-    return changed or session
+    return _let_go(session, asker, {"risk_paused": False}, release_held) or changed
 
 
 def find_unclaimed() -> list[SessionState]:
@@ -140,6 +134,20 @@ def find_unclaimed() -> list[SessionState]:
             )
         )
     return [state for state in states if state.instance not in known]
+
+
+def _let_go(
+    session: WhatsAppSession, asker: Asker, columns: dict[str, Any], wake: Callable[..., None]
+) -> WhatsAppSession | None:
+    now = timezone.now()
+
+    def decide(_row: WhatsAppSession) -> Change:
+        return Change("status", columns, then=lambda row: wake(session_id=row.pk, now=now))
+
+    return change_session(
+        session_id=session.pk, tenant_id=session.tenant_id, operation="session.wish", origin=asker.origin,
+        decide=decide, now=now,
+    )  # fmt: skip
 
 
 @contextmanager

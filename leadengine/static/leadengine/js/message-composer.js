@@ -70,7 +70,7 @@ class MessageComposer extends HTMLElement {
     if (!text || text.length > LIMIT[this.kind] || this.button.disabled) return;
     const { ended, line } = this.mode;
     const detail = {
-      ticket: this.ticket, key: more.key ?? newKey(), kind: this.kind, text, expected: lastSeen(),
+      ticket: this.ticket, key: more.key ?? newKey(), kind: this.kind, text, expected: lastSeen(this.ticket),
       reopen: ended === "true", queue: line === "offline", ...more,
     };
     this.box.value = "";
@@ -142,9 +142,14 @@ class MessageComposer extends HTMLElement {
   }
 }
 
-// What is only scheduled stands at the end, whatever was said since.
+// The newest of this ticket by its position: what was scheduled, canceled or sent again stands elsewhere in the thread.
+// What is only scheduled has not been said yet. Before the first of this ticket, what was said last in an earlier one.
 const SAID = '[data-items] > .message[data-position]:not(:has([data-status="SCHEDULED"]))';
-const lastSeen = () => [...document.querySelectorAll(SAID)].at(-1)?.dataset.id ?? "";
+const lastSeen = (ticket) => {
+  const said = [...document.querySelectorAll(SAID)], here = said.filter((one) => one.dataset.ticket === ticket);
+  const newest = here.sort((one, next) => one.dataset.position - next.dataset.position).at(-1);
+  return (newest ?? said.at(-1))?.dataset.id ?? "";
+};
 // randomUUID exists on https and loopback only.
 const newKey = () => crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 
