@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -26,9 +26,11 @@ from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import persist
 
 STALE_AFTER = timedelta(seconds=30)
+SEEN_FOR = timedelta(minutes=1)  # a look at the circuits
 EVENT_PAUSE_MS = 1000
 ANNOUNCE_TASK = "whatsapp.announce_sessions"  # by name: the task stands above the services it calls
 _LATE = "session-news-late"
+_seen: tuple[datetime, Mapping[UUID, Circuit]] = (datetime.min.replace(tzinfo=UTC), {})  # by this process
 
 
 def find_line(reference: UUID | str) -> Line | None:
@@ -86,13 +88,20 @@ def announce_sessions(*, tenant_id: UUID, ids: Collection[UUID], change: Change,
     """Tell how sessions are now to their owners and the supervisors, after the commit.
 
     At most one event a second for each session: what comes sooner is told at the end of that second, as it is then.
+    Outlets are told in the transaction, with the circuits of `look_at_circuits`: its locks shall not wait for Redis.
     """
     if not ids:
         return
     for session in WhatsAppSession.objects.for_tenant(tenant_id).filter(pk__in=ids):
         event = _event(session, change, now)
-        offer(event, partial(_complete, event))  # an outlet gets every change; the sockets one a second
+        offer(event, partial(_recall, event))  # an outlet gets every change; the sockets one a second
         transaction.on_commit(partial(_tell, event, session.owner_id))
+
+
+def look_at_circuits(*, now: datetime) -> None:
+    """Read the circuits for what this process announces next. Call it before rows are locked."""
+    global _seen
+    _seen = (now, read_circuits(now=now))
 
 
 def announce_late(*, now: datetime) -> int:
@@ -147,8 +156,17 @@ def _tell(event: SessionUpdated, owner_id: UUID) -> None:
 
 
 def _complete(event: SessionUpdated) -> SessionUpdated:
-    circuit = circuit_json(read_circuits(now=event.at).get(event.session_id, CLOSED))
-    return event.model_copy(update={"circuit": circuit})
+    look_at_circuits(now=event.at)
+    return _recall(event)
+
+
+def _recall(event: SessionUpdated) -> SessionUpdated:
+    """The event with the circuit as it was seen a moment ago, closed when nobody has looked."""
+    at, circuits = _seen
+    circuit = circuits.get(event.session_id, CLOSED) if event.at - at < SEEN_FOR else CLOSED
+    if circuit.retry_at is not None and circuit.retry_at <= event.at:
+        circuit = Circuit("half_open")
+    return event.model_copy(update={"circuit": circuit_json(circuit)})
 
 
 def _told(session_id: str) -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from leadengine.accounts.scopes import tenant_scope
 from leadengine.redis import client
 from tests.conftest import World
 from tests.outbound import Broker, events_of, until
+from tests.webhooks.receiver import connect, deliveries
 from tests.whatsapp.sessions.conftest import fresh, make, sync
 from tests.whatsapp.sessions.steps import connected
+from tickets.services.outbox.circuit import Circuit, read_circuits, record_call
 from whatsapp.models import WhatsAppSession
 from whatsapp.services import lines
 from whatsapp.services.lines import announce_late, announce_sessions
@@ -110,6 +113,34 @@ def test_without_the_queue_engine_a_change_is_saved_all_the_same(
     flip(session)
     assert fresh(session).status == "connecting"
     assert announce_late(now=timezone.now()) == 0
+
+
+def test_an_outlet_hears_of_the_circuit_and_no_transaction_waits_for_redis(
+    house: World, broker: Broker, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    """Rows are locked there: a Redis that hangs would hold them."""
+    session = connected(broker, house.admin)
+    endpoint, _ = connect(house.admin, "https://erp.example.test/", "whatsapp.session.updated")
+    settings.WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = 1
+    record_call(session_id=session.pk, token=uuid4(), outcome="bad", probe=False, now=timezone.now())
+    asked: list[bool] = []
+
+    def read(*, now: datetime) -> dict[UUID, Circuit]:
+        asked.append(connection.in_atomic_block)
+        return read_circuits(now=now)
+
+    monkeypatch.setattr(lines, "read_circuits", read)
+    flip(session)
+    with tenant_scope(session.tenant_id):
+        announce_sessions(tenant_id=session.tenant_id, ids=[session.pk], change="evidence", now=timezone.now())
+    told = [json.loads(one.event.body)["data"] for one in deliveries(endpoint)]
+    assert [(data["change"], data["circuit"]["state"]) for data in told] == [("status", "open"), ("evidence", "open")]
+    assert asked
+    assert not any(asked)
+    with tenant_scope(session.tenant_id):
+        later = timezone.now() + lines.SEEN_FOR
+        announce_sessions(tenant_id=session.tenant_id, ids=[session.pk], change="evidence", now=later)
+    assert json.loads(deliveries(endpoint)[-1].event.body)["data"]["circuit"]["state"] == "closed", "too long ago"
 
 
 def test_a_rollback_tells_nothing(house: World, broker: Broker) -> None:

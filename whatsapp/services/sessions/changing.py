@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import F
 
 from leadengine import metrics
@@ -17,7 +18,7 @@ from leadengine.accounts.scopes import tenant_scope
 from tickets.services.outbox import wake_session
 from whatsapp.events import Change as Kind
 from whatsapp.models import SessionEvent, WhatsAppSession
-from whatsapp.services.lines import announce_sessions
+from whatsapp.services.lines import announce_sessions, look_at_circuits
 from whatsapp.services.persistence import Scope, persist
 from whatsapp.services.sessions.states import Ending, Trigger, next_status
 
@@ -75,6 +76,8 @@ def change_session(
                 return session
         raise RuntimeError(f"The session {session_id} changed {_TRIES} times while it was being changed.")
 
+    if not connection.in_atomic_block:
+        look_at_circuits(now=now)
     return persist(operation, write, scope=scope or partial(tenant_scope, tenant_id))
 
 
