@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from whatsapp.services.journal import pending_lines
 LEAST_FREE_DISK = 5  # percent
 OLDEST_BACKUP = 93_600  # seconds: 26 hours, as the alert has it
 _SECONDS = 0.9  # a statement's limit, below the examiner's own
+_given_up = threading.Event()  # an integrator's endpoint was, when PostgreSQL was last asked
 
 
 def register_checks() -> None:
@@ -34,17 +36,19 @@ def register_checks() -> None:
     health.register("backup", run=check_backup)
     health.register_block("whatsapp", run=describe_whatsapp, otherwise=describe_whatsapp_blindly)
     health.register_warning("webhook_secret_shared", lambda: settings.WHATSAPP_WEBHOOK_SECRET_SHARED)
+    health.register_warning("webhook_endpoint_given_up", _given_up.is_set)
 
 
 def check_database() -> Results:
-    """PostgreSQL, and what it knows of the rest: workers, beat, walls and migrations."""
+    """PostgreSQL, and what it knows of the rest: workers, beat, walls and migrations, and webhooks that warn."""
     began = time.perf_counter()
     try:
-        with direct_cursor(seconds=_SECONDS) as cursor:
+        with direct_cursor(seconds=_SECONDS, service=True) as cursor:
             latency = round((time.perf_counter() - began) * 1000, 1)
             pending = facts.pending_migrations(cursor)
             if pending:  # the other questions may be about tables that do not exist yet
                 return _without_database("migrations", latency) | {"migrations": {"ok": False, "pending": pending}}
+            (_given_up.set if facts.webhooks_given_up(cursor) else _given_up.clear)()
             walls = facts.walls(cursor)
             at, ticking = facts.last_tick(cursor)
             return {

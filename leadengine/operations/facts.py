@@ -155,6 +155,15 @@ def reauth_required(cursor: Cursor) -> dict[tuple[str, str], int]:
     return {(tenant, reason): count for tenant, reason, count in cursor.fetchall()}
 
 
+def webhooks_given_up(cursor: Cursor) -> bool:
+    """Whether an integrator's endpoint was switched off because of what it answers, and nobody has seen to it."""
+    cursor.execute(
+        """SELECT EXISTS (SELECT 1 FROM webhooks_endpoint
+                          WHERE deleted_at IS NULL AND disabled_reason IN ('GONE', 'FAILING'))"""
+    )
+    return bool(cursor.fetchall()[0][0])
+
+
 def inbox(cursor: Cursor) -> dict[str, int]:
     """Webhook events and items by what they wait for: pending, parked, orphan, failed."""
     cursor.execute(

@@ -19,15 +19,18 @@ from pytest_django.fixtures import Settings
 
 from leadengine import health
 from leadengine.accounts.models import Tenant, User
-from leadengine.accounts.scopes import service_scope
+from leadengine.accounts.scopes import service_scope, user_scope
 from leadengine.operations import metrics_view
 from leadengine.operations.checks import check_backup, check_database
 from leadengine.operations.heartbeat import write_heartbeat
 from leadengine.operations.models import BackupRecord
 from leadengine.redis import client as redis_client
+from leadengine.webhooks.models import Endpoint
+from leadengine.webhooks.services.endpoints import change_endpoint, switch_off
 from tests.conftest import World
 from tests.environment import url
 from tests.operations.conftest import _forget
+from tests.webhooks.receiver import connect
 from whatsapp.broker_health import record_failure, record_success
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.journal import record_fact
@@ -215,6 +218,20 @@ def test_not_configured_and_shared_secret(committed_world: World, settings: Sett
     body = get("/healthz")[1]
     assert (body["whatsapp"]["runtime"]["status"], body["whatsapp"]["runtime"]["disabled"]) == ("not_configured", True)
     assert body["warnings"] == ["webhook_secret_shared"]
+
+
+def test_an_endpoint_that_was_switched_off_is_a_warning_until_somebody_sees_to_it(committed_world: World) -> None:
+    world, seen = committed_world, []
+    endpoint, _ = connect(world.admin, "https://erp.example.test/")
+    connect(world.admin, "https://erp.example.test/", enabled=False)
+    with service_scope("test"):
+        switch_off(endpoint_id=endpoint.pk, reason=Endpoint.Off.FAILING, now=timezone.now())
+    for _ in range(2):
+        check_database()
+        seen.append("webhook_endpoint_given_up" in get("/healthz")[1]["warnings"])
+        with user_scope(world.admin):
+            change_endpoint(actor=world.admin, endpoint=endpoint, enabled=True, now=timezone.now())
+    assert seen == [True, False]
 
 
 def test_a_check_that_hangs_or_breaks_costs_itself_only(
