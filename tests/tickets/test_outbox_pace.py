@@ -243,9 +243,14 @@ def test_when_its_time_is_over_one_of_many_asks_redis_again_and_the_others_are_s
         settings.REDIS_URL = silent.replace("http", "redis") + "/0"
         redis_module.client.cache_clear()
         try:
-            asked: list[Any] = []
-            connect = Connection.connect
-            monkeypatch.setattr(Connection, "connect", lambda one: [asked.append(one), connect(one)])
+            asked: list[Connection] = []
+            connect: Any = Connection.connect
+
+            def counted(server: Connection) -> None:
+                asked.append(server)
+                connect(server)
+
+            monkeypatch.setattr(Connection, "connect", counted)
             task: Any = app.signature("tickets.send_due")
             assert wake(task, "x") is False
             assert len(asked) == 1

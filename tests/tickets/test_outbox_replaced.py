@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from leadengine.accounts.scopes import tenant_scope
+from leadengine.accounts.scopes import tenant_scope, user_scope
 from leadengine.redis import client
 from tests.conftest import World
 from tests.outbound import claim_due, conversation, events_of, queue, reload, send
 from tests.whatsapp.inbound import receive, text_event
 from tickets.models import Message
-from tickets.services.outbox import release_scheduled
+from tickets.services.outbox import cancel_message, release_scheduled
 from tickets.services.outbox.settling import Try, settle
 from tickets.transports import LineOffline, Retryable, Sent, get_transport
 from whatsapp.models import WhatsAppSession
@@ -146,8 +146,15 @@ def test_the_line_of_the_next_in_a_ticket_wakes_when_what_stood_before_it_has_le
     assert ids(claim_due(line=line_of(committed_world, other.pk), now=timezone.now())) == [second.pk]
 
 
-def test_the_line_of_the_next_in_a_ticket_wakes_when_what_stood_before_it_is_withdrawn(committed_world: World) -> None:
+@pytest.mark.parametrize("by", ["the customer", "its author"])
+def test_the_line_of_the_next_in_a_ticket_wakes_when_what_stood_before_it_is_withdrawn(
+    committed_world: World, by: str
+) -> None:
     first, _, other = on_two_lines(committed_world)
-    receive(text_event("Já resolvi"))
+    if by == "its author":
+        with user_scope(committed_world.agent):
+            cancel_message(actor=committed_world.agent, message_id=first.pk, now=timezone.now())
+    else:
+        receive(text_event("Já resolvi"))
     assert reload(first).status == "CANCELED"
     assert client().exists(f"wake:send:{other.pk}")

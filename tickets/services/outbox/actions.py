@@ -22,7 +22,7 @@ from tickets.services.outbox.checking import check_ticket
 from tickets.services.outbox.recipients import load_recipients
 from tickets.services.outbox.refusals import AlreadySending, IdempotencyKeyReused, ResendNotAllowed
 from tickets.services.outbox.scheduling import check_time
-from tickets.services.outbox.waking import wake_sender
+from tickets.services.outbox.waking import wake_sender, wake_successors
 from tickets.services.state import lock_tickets
 from tickets.transports import Line, get_transport
 
@@ -51,8 +51,7 @@ def cancel_message(*, actor: User, message_id: UUID, now: datetime) -> Message:
     if not _change(message, ("QUEUED", "SCHEDULED"), changes, now):
         raise AlreadySending(status=Message.objects.values_list("status", flat=True).get(pk=message_id))
     metrics.count(metrics.outbound.labels(origin=message.source.lower(), type=message.type.lower(), status="canceled"))
-    if message.session_id is not None:
-        wake_sender(message.session_id)  # it may have held others back
+    wake_successors(ticket_ids=[message.ticket_id])
     return _read(message_id)
 
 
