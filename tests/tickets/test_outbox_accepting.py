@@ -17,7 +17,7 @@ from tests.whatsapp.inbound import receive, text_event
 from tickets.models import CloseReason, Message, QueueMembership, Ticket
 from tickets.payloads import parse_payload
 from tickets.services.lifecycle import close_ticket
-from tickets.services.outbox import queue_message
+from tickets.services.outbox import Wish, queue_message, queue_to_contact
 from tickets.services.outbox.refusals import (
     ContactBlocked,
     IdempotencyKeyMismatch,
@@ -30,6 +30,7 @@ from tickets.services.outbox.refusals import (
     TicketClosed,
     UnsupportedOperation,
 )
+from tickets.transports import get_transport
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.persistence import saving
 from whatsapp.transport import GroupsNotSupported, RecipientNotAddressable, UnsupportedRecipient
@@ -320,6 +321,41 @@ def test_outbound_17_collision_shows_the_other_answer_and_force_sends(committed_
     )
     with pytest.raises(ValidationFailed):
         accept(committed_world, ticket, expected_last_message_id=uuid4())
+
+
+def test_outbound_17_a_message_of_another_ticket_tells_what_was_seen_here(committed_world: World) -> None:
+    """The thread shows all of a contact's tickets: what stood here before that message has been seen with it."""
+    ticket = conversation(committed_world)
+    with tenant_scope(committed_world.ipe.pk), saving():
+        other = WhatsAppSession.objects.create(
+            tenant=committed_world.ipe, owner=committed_world.admin, session_name="B", connection_id="b-line",
+            status="connected",
+        )  # fmt: skip
+    queue(committed_world, ticket, "antes")
+    with tenant_scope(committed_world.ipe.pk):
+        line = get_transport("WHATSAPP").line(other.pk)
+        assert line is not None
+        wish = Wish(author=committed_world.supervisor, payload={"text": "por outra conexão"})
+        elsewhere = queue_to_contact(contact_id=ticket.contact_id, line=line, wish=wish, now=timezone.now()).message
+    assert elsewhere.ticket_id != ticket.pk
+    seen: Any = {"author": committed_world.agent2, "expected_last_message_id": elsewhere.pk}
+    accept(committed_world, ticket, "do Bruno", **seen)
+    queue(committed_world, ticket, "depois")
+    with pytest.raises(NewerMessage) as refused:
+        accept(committed_world, ticket, "também do Bruno", **seen)
+    assert [row["content"] for row in refused.value.details["newer"]] == ["depois"]
+
+
+def test_outbound_16_a_superuser_names_no_line_of_another_tenant(committed_world: World) -> None:
+    """Nobody's tenant is theirs: both the ticket and the line are found."""
+    ticket, root = conversation(committed_world), committed_world.superuser
+    with user_scope(root):
+        foreign = get_transport("WHATSAPP").line(committed_world.foreign_line.pk)
+    assert foreign is not None
+    with pytest.raises(NotFound):
+        accept(committed_world, ticket, author=root, session=foreign, when_unavailable="queue")
+    with tenant_scope(committed_world.ipe.pk):
+        assert Message.objects.filter(direction="OUTBOUND").count() == 0
 
 
 def test_line_of_a_ticket_without_one_replaced_or_overridden(committed_world: World) -> None:

@@ -289,6 +289,19 @@ def test_the_same_file_with_the_same_key_is_one_message(house: World, broker: Br
         assert Upload.objects.count() == kept
 
 
+def test_a_file_whose_message_is_refused_is_not_kept(house: World, broker: Broker) -> None:
+    client, route = by_key(house.admin), "POST /message/vendas/media"
+    opened(broker, make(house.admin, "vendas", connection_id="vendas"))
+    body = {"to": "11988887777", "base64": base64.b64encode(PNG).decode(), "mime_type": "image/png"}
+    assert bad(call(client, route, body | {"quote_id": "nobody"})) == (400, "VALIDATION_ERROR")
+    assert bad(call(client, route, body | {"caption": "x" * 1025})) == (400, "VALIDATION_ERROR")
+    with service_scope("test"):
+        uploads = list(Upload.objects.all())
+    assert [upload.state for upload in uploads] == ["EXPIRED"] * 2
+    assert all(upload.file_removed_at for upload in uploads)
+    assert good(call(client, route, body), 201)["status"] == "queued"
+
+
 def test_what_turbozap_can_and_we_cannot(house: World, broker: Broker) -> None:
     client = by_key(house.agent)
     for path in ("message/vendas/sticker", "group/vendas/list", "contact/vendas/check", "presence/vendas/available",
