@@ -56,12 +56,12 @@ def list_groups(*, session: WhatsAppSession) -> list[Group]:
 
 def read_metrics(*, session: WhatsAppSession, since: datetime, until: datetime) -> dict[str, Any]:
     """What the broker counts of a session. Raises: NotConnected, InstanceNotFound, BrokerError."""
-    require_connected(session)
+    _require_connected(session)
     with _asked(session):
         return get_adapter().metrics(instance=wire_name(session), since=since, until=until)
 
 
-def require_connected(session: WhatsAppSession) -> None:
+def _require_connected(session: WhatsAppSession) -> None:
     """Raises: NotConnected for a session that is offline as far as we know: the broker is not asked then."""
     if not session.connected:
         raise NotConnected(status=session.status, connected=False, instanceId=session.connection_id)
@@ -71,7 +71,7 @@ def _require(session: WhatsAppSession, capability: str) -> None:
     """Raises: UnsupportedOperation where the broker of this session cannot do that; NotConnected."""
     if not {**get_adapter().capabilities, **(session.capabilities or {})}.get(capability):
         raise broker_errors.UnsupportedOperation
-    require_connected(session)
+    _require_connected(session)
 
 
 @contextmanager
