@@ -15,6 +15,8 @@ from uuid import UUID
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from leadengine.accounts.models import User
+
 Identity = tuple[str, str]  # (kind, value) of a ContactIdentity
 
 
@@ -160,10 +162,11 @@ class Transport(Protocol):
     def check_recipient(self, *, line: Line, identities: Sequence[Identity], is_group: bool) -> None:
         """Raises: a DomainError with status 400 or 422 when the line cannot reach the contact."""
 
-    def take_file(self, *, tenant_id: UUID, file_id: UUID, line: Line, now: datetime) -> KeptFile:
+    def take_file(self, *, tenant_id: UUID, file_id: UUID, author: User | None, line: Line, now: datetime) -> KeptFile:
         """An uploaded file for a message that is being accepted, in this transaction: from now on it hangs on it.
 
-        Raises: NotFound for a foreign or unknown one, and DomainErrors with 410 (gone), 413 (over the line's limit).
+        `author` None is the system. Raises: NotFound for an unknown one and one that is not the author's to send, and
+        DomainErrors with 410 (gone), 413 (over the line's limit).
         """
 
     def require_file(self, *, tenant_id: UUID, source: Mapping[str, Any], now: datetime) -> None:

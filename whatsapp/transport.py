@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
+from leadengine.accounts.models import User
 from leadengine.errors import DomainError, NotConfigured
 from tickets.transports import (
     Capabilities,
@@ -76,8 +77,8 @@ class BrokerTransport:
     def check_recipient(self, *, line: Line, identities: Sequence[Identity], is_group: bool) -> None:
         choose_address(line.capabilities, identities, is_group=is_group)
 
-    def take_file(self, *, tenant_id: UUID, file_id: UUID, line: Line, now: datetime) -> KeptFile:
-        return take_upload(tenant_id=tenant_id, upload_id=file_id, line=line, now=now)
+    def take_file(self, *, tenant_id: UUID, file_id: UUID, author: User | None, line: Line, now: datetime) -> KeptFile:
+        return take_upload(tenant_id=tenant_id, upload_id=file_id, author=author, line=line, now=now)
 
     def require_file(self, *, tenant_id: UUID, source: Mapping[str, Any], now: datetime) -> None:
         require_upload(tenant_id=tenant_id, source=source, now=now)

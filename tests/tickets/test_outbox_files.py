@@ -33,7 +33,7 @@ class Keeper:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def take_file(self, *, tenant_id: UUID, file_id: UUID, line: Any, now: datetime) -> KeptFile:
+    def take_file(self, *, tenant_id: UUID, file_id: UUID, author: Any, line: Any, now: datetime) -> KeptFile:
         if file_id not in self.files:
             raise NotFound
         return self.files[file_id]

@@ -15,9 +15,10 @@ from leadengine.settings import media_storage
 
 
 class Bucket:
-    """`objects` by their path; `sent` counts the bytes of answers."""
+    """`objects` by their path; `sent` counts the bytes of answers. `lists` False: it does not say what is missing."""
 
     def __init__(self) -> None:
+        self.lists = True
         self.objects: dict[str, bytes] = {}
         self.sent = 0
         bucket = self
@@ -60,7 +61,9 @@ class Bucket:
                     )
                     if asked in self.asked
                 }
-                if data is None:
+                if data is None and not bucket.lists:
+                    self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+                elif data is None:
                     self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
                 elif wanted := self.headers["Range"]:
                     first, last = wanted.removeprefix("bytes=").split("-")

@@ -18,21 +18,14 @@ from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils.http import content_disposition_header
 
-from leadengine.errors import DomainError
 from whatsapp.media import store
 from whatsapp.media.ranges import Unsatisfiable, read_range
 from whatsapp.media.sniffing import UNKNOWN, ending, is_inline
+from whatsapp.services.uploads import StorageUnavailable
 
 log = structlog.get_logger(__name__)
 KEPT_SECONDS = 900
 POLICY = "default-src 'none'; sandbox"
-
-
-class StorageAway(DomainError):
-    """O armazenamento de arquivos não responde: tente de novo em instantes."""
-
-    code = "STORAGE_UNAVAILABLE"
-    status = 503
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ class Kept:
 
 
 def send_file(request: HttpRequest, file: Kept) -> HttpResponseBase:
-    """200, 206 for one part, 304 for what the caller has, 416. Raises: NotFound, StorageAway."""
+    """200, 206 for one part, 304 for what the caller has, 416. Raises: NotFound, StorageUnavailable."""
     size, etag = file.size, f'"{file.sha256}"'
     headers = _headers(file, etag)
     if etag in {word.strip().removeprefix("W/") for word in request.headers.get("If-None-Match", "").split(",")}:
@@ -72,7 +65,7 @@ def send_file(request: HttpRequest, file: Kept) -> HttpResponseBase:
         chunks = store.read(file.storage_key, start=start, length=length)
     except store.FAILURES as error:
         log.exception("media_not_read", media_id=str(file.id))
-        raise StorageAway from error
+        raise StorageUnavailable from error
     body: Any = _without_blocking(chunks) if isinstance(request, ASGIRequest) else chunks
     return StreamingHttpResponse(body, status=status, headers=headers)
 

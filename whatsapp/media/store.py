@@ -34,10 +34,13 @@ def upload_key(*, tenant_id: UUID, upload_id: UUID, at: datetime, ending: str) -
 
 def save(key: str, file: IO[bytes], size: int) -> None:
     """Store a file under its key; one that lies there whole already is left alone. Raises: FAILURES."""
-    storage = _storage()
-    if storage.exists(key) and storage.size(key) == size:
-        return
-    storage.save(key, File(file, name=key))  # without a name it counts as closed and is read into memory
+    if not _lies_there(key, size):
+        put(key, file)
+
+
+def put(key: str, file: IO[bytes]) -> None:
+    """Store a file under a key that nothing has had before. Raises: FAILURES."""
+    _storage().save(key, File(file, name=key))  # without a name it counts as closed and is read into memory
 
 
 def remove(key: str) -> None:
@@ -67,6 +70,16 @@ def read(key: str, *, start: int, length: int) -> Iterator[bytes]:
     except FileNotFoundError as error:
         raise NotFound("O arquivo não está mais guardado.") from error
     return _from_file(file, start, length)
+
+
+def _lies_there(key: str, size: int) -> bool:
+    storage = _storage()
+    try:
+        return bool(storage.exists(key) and storage.size(key) == size)
+    except ClientError as error:
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") != 403:
+            raise
+        return False  # what a bucket says of a file that is not there to those who may not list it
 
 
 def _storage() -> Storage:

@@ -40,6 +40,7 @@ class Upload(TenantOwned):
     ticket_id = models.UUIDField(null=True)
     contact_id = models.UUIDField(null=True)
     last_used_at = models.DateTimeField(null=True)
+    look_at = models.DateTimeField(null=True)  # since when the clean-up may look at it again; None: since its last use
     file_removed_at = models.DateTimeField(null=True)
 
     objects: ClassVar = TenantQuerySet.as_manager()
@@ -55,7 +56,9 @@ class Upload(TenantOwned):
         ]
         indexes: ClassVar = [
             models.Index(
-                Coalesce(F("last_used_at"), F("created_at")), name="upload_idle", condition=~Q(state="EXPIRED")
+                Coalesce(F("look_at"), F("last_used_at"), F("created_at")),
+                name="upload_idle",
+                condition=~Q(state="EXPIRED"),
             ),
             models.Index(
                 fields=["created_at"], name="upload_to_remove", condition=Q(state="EXPIRED", file_removed_at=None)

@@ -144,25 +144,32 @@ def note_refusal(*, upload: Upload, actor: User | None, refusal: DomainError) ->
     log.info("upload_refused", upload_id=str(upload.pk), code=refusal.code, size=upload.size)
 
 
-def take_upload(*, tenant_id: UUID, upload_id: UUID, line: Line, now: datetime) -> KeptFile:
+def take_upload(*, tenant_id: UUID, upload_id: UUID, author: User | None, line: Line, now: datetime) -> KeptFile:
     """A file for a message that is being accepted, in the caller's transaction: it is kept as long as that lives.
 
-    Raises: NotFound, UploadExpired, MediaTooLarge when it is more than the line takes.
+    `author` None is the system. Raises: NotFound, also for a file that is not the author's to use; UploadExpired;
+    MediaTooLarge when it is more than the line takes.
     """
     upload = _lock(tenant_id, upload_id)
+    if author is not None and not may_use(author, upload):
+        raise NotFound("Arquivo não encontrado.")
     most = line.capabilities.media_max_bytes.get(upload.media_type)
     if most is not None and upload.size > most:
         raise MediaTooLarge(maxBytes=most, size=upload.size, mediaType=upload.media_type)
     if upload.state == Upload.State.READY:
-        uploader = User(pk=upload.actor_id) if upload.actor_id else None
         write_audit(
-            tenant_id=tenant_id, actor=uploader, action="upload.attached", target=upload, changes=facts_of(upload)
+            tenant_id=tenant_id, actor=author, action="upload.attached", target=upload, changes=facts_of(upload)
         )
     _use(upload, now)
     return KeptFile(
         id=upload.pk, media_type=upload.media_type, mime_type=upload.mime_type, file_name=upload.file_name,
         size=upload.size, sha256=upload.sha256, storage_key=upload.storage_key, source=_source(upload),
     )  # fmt: skip
+
+
+def may_use(person: User, upload: Upload) -> bool:
+    """Whether an upload of their tenant is a person's to see and to send."""
+    return person.is_staff or upload.actor_id == person.pk
 
 
 def require_upload(*, tenant_id: UUID, source: Mapping[str, Any], now: datetime) -> None:
@@ -252,7 +259,7 @@ def _keep(upload: Upload, actor: User | None, file: IO[bytes]) -> None:
         upload.save(force_insert=True)  # as EXPIRED: the clean-up finds what is cut off from here on
     try:
         file.seek(0)
-        store.save(upload.storage_key, file, upload.size)
+        store.put(upload.storage_key, file)
     except store.FAILURES as error:
         log.exception("upload_not_stored", upload_id=str(upload.pk))
         with suppress(*store.FAILURES):  # else the clean-up does it
@@ -287,7 +294,8 @@ def _lock(tenant_id: UUID, upload_id: UUID) -> Upload:
 def _use(upload: Upload, now: datetime) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE whatsapp_upload SET state = 'ATTACHED', last_used_at = %s, updated_at = %s WHERE id = %s",
+            """UPDATE whatsapp_upload SET state = 'ATTACHED', last_used_at = %s, look_at = NULL, updated_at = %s
+               WHERE id = %s""",
             [now, now, upload.pk],
         )
 

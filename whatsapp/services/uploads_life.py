@@ -24,7 +24,7 @@ from tickets.models import MessageMedia
 from whatsapp.media import store
 from whatsapp.models import Upload
 from whatsapp.services.media_rows import announce_media
-from whatsapp.services.uploads import UploadExpired, facts_of
+from whatsapp.services.uploads import UploadExpired, facts_of, may_use
 
 log = structlog.get_logger(__name__)
 
@@ -36,15 +36,20 @@ _FIRST = UUID(int=0)
 
 _EXPIRE = """
 WITH idle AS (
-    SELECT u.id FROM whatsapp_upload u
-    WHERE u.state <> 'EXPIRED' AND coalesce(u.last_used_at, u.created_at) < %(before)s AND u.id > %(after)s
-        AND NOT EXISTS (
-            SELECT 1 FROM tickets_messagemedia f JOIN tickets_message m ON m.id = f.message_id
-            WHERE f.upload_id = u.id AND m.status NOT IN ('FAILED', 'CANCELED'))
-    ORDER BY u.id LIMIT %(most)s FOR UPDATE OF u SKIP LOCKED
+    SELECT u.id, (  -- not EXISTS, for which all messages might be hashed
+        SELECT true FROM tickets_messagemedia f JOIN tickets_message m ON m.id = f.message_id
+        WHERE f.upload_id = u.id AND (m.status NOT IN ('FAILED', 'CANCELED') OR m.failed_at > %(before)s)
+        LIMIT 1) AS needed
+    FROM whatsapp_upload u
+    WHERE u.state <> 'EXPIRED' AND coalesce(u.look_at, u.last_used_at, u.created_at) < %(before)s
+    ORDER BY coalesce(u.look_at, u.last_used_at, u.created_at) LIMIT %(most)s FOR UPDATE OF u SKIP LOCKED
 )
-UPDATE whatsapp_upload u SET state = 'EXPIRED', updated_at = %(now)s FROM idle WHERE u.id = idle.id
-RETURNING u.id
+UPDATE whatsapp_upload SET updated_at = %(now)s,
+    state = CASE WHEN id = ANY (ARRAY(SELECT id FROM idle WHERE needed)) THEN state ELSE 'EXPIRED' END,
+    look_at = CASE WHEN id = ANY (ARRAY(SELECT id FROM idle WHERE needed))
+        THEN %(before)s + (%(now)s - coalesce(last_used_at, created_at)) END
+WHERE id = ANY (ARRAY(SELECT id FROM idle))
+RETURNING id, state
 """
 _LOCK_MESSAGES = """
 SELECT m.id FROM tickets_message m JOIN tickets_messagemedia f ON f.message_id = m.id
@@ -65,7 +70,7 @@ def find_upload(*, viewer: User, tenant_id: UUID | None, upload_id: UUID) -> Upl
     if tenant_id is not None:
         rows = rows.for_tenant(tenant_id)
     upload: Upload | None = rows.first()
-    if upload is None or not (viewer.is_supervisor or viewer.is_superuser or upload.actor_id == viewer.pk):
+    if upload is None or not may_use(viewer, upload):
         raise NotFound("Arquivo não encontrado.")
     return upload
 
@@ -97,9 +102,9 @@ def withdraw_upload(*, actor: User, upload: Upload) -> None:
 def expire_uploads(*, now: datetime) -> int:
     """End uploads that hang on no living message, show that in the messages, and delete their bytes; how many ended."""
     before = now - timedelta(hours=settings.UPLOAD_UNUSED_TTL_HOURS)
-    ended, after = 0, _FIRST
-    while found := _expire(before, after, now):
-        ended, after = ended + len(found), max(found)
+    ended = 0
+    while looked := _expire(before, now):
+        ended += sum(state == Upload.State.EXPIRED for state in looked.values())
     for batch in _to_remove(now):
         remove_files(batch, now=now)
     if ended:
@@ -121,17 +126,22 @@ def remove_files(uploads: Sequence[Upload], *, now: datetime) -> None:
 # --- Steps, in the order they are called --------------------------------------------------------------------------
 
 
-def _expire(before: datetime, after: UUID, now: datetime) -> list[UUID]:
-    values: dict[str, Any] = {"before": before, "after": after, "most": BATCH, "now": now}
+def _expire(before: datetime, now: datetime) -> dict[UUID, str]:
+    """A batch of uploads that nobody has looked at for long, and what has become of them.
+
+    What is needed is looked at again when it is twice as old: so a run goes over a few of those that were ever sent.
+    """
+    values: dict[str, Any] = {"before": before, "most": BATCH, "now": now}
     with service_scope("clean up uploads of all tenants"):
         with connection.cursor() as cursor:
             cursor.execute(_EXPIRE, values)
-            ids = [row[0] for row in cursor.fetchall()]
+            looked = dict(cursor.fetchall())
+        ids = [pk for pk, state in looked.items() if state == Upload.State.EXPIRED]
         write_audits(
             actor=None, action="upload.expired", targets=list(Upload.objects.filter(pk__in=ids)), changes=facts_of
         )
         metrics.count(metrics.uploads_expired, len(ids))
-    return ids
+    return looked
 
 
 def _to_remove(now: datetime) -> Iterator[list[Upload]]:

@@ -194,7 +194,7 @@ def _accept(transport: Transport, wish: Wish, place: _Place, now: datetime) -> Q
     line = found.line
     contact = load_recipients(tenant_id=tenant_id, ids=[found.contact_id])[found.contact_id]
     reached = contact if wish.to is None else contact.at(wish.to)
-    file = take_file(transport, content, tenant_id=tenant_id, line=line, now=now)
+    file = take_file(transport, content, tenant_id=tenant_id, author=wish.author, line=line, now=now)
     check_address(transport, line, reached)
     key = one_of(keys)
     if key is None and settings.OUTBOUND_REQUIRE_IDEMPOTENCY_KEY:

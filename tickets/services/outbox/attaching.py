@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
+from leadengine.accounts.models import User
 from leadengine.errors import ValidationFailed
 from tickets.models import Message, MessageMedia
 from tickets.payloads import MediaPayload, Payload
@@ -14,7 +15,9 @@ from tickets.transports import KeptFile, Line, Transport
 DOCUMENT = "document"  # every file may go as one
 
 
-def take_file(transport: Transport, content: Payload, *, tenant_id: UUID, line: Line, now: datetime) -> KeptFile | None:
+def take_file(
+    transport: Transport, content: Payload, *, tenant_id: UUID, author: User | None, line: Line, now: datetime
+) -> KeptFile | None:
     """Take the upload that a payload names; its true type and its name become the payload's. None: it names none.
 
     Raises: NotFound, ValidationFailed for a file of another type than the payload's, MediaTooLarge for a file, also one
@@ -26,7 +29,7 @@ def take_file(transport: Transport, content: Payload, *, tenant_id: UUID, line: 
     if content.upload_id is None:
         _check_size(kind, content.media.size if content.media else None, line)
         return None
-    file = transport.take_file(tenant_id=tenant_id, file_id=content.upload_id, line=line, now=now)
+    file = transport.take_file(tenant_id=tenant_id, file_id=content.upload_id, author=author, line=line, now=now)
     if kind not in {file.media_type, DOCUMENT}:
         raise ValidationFailed([{"field": "uploadId", "message": f"O arquivo é de outro tipo: {file.media_type}."}])
     _check_size(kind, file.size, line)
