@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from django.test import Client
@@ -17,6 +17,7 @@ from tests.outbound import queue
 from tests.whatsapp.inbound import receive, text_event
 from tickets.models import Message, MessageMedia, Note, ReadMarker, Ticket
 from tickets.services.lifecycle import add_note, take_ticket
+from tickets.services.outbox.circuit import record_call
 from tickets.views.shown import state_of
 
 FETCH = {"X-Requested-With": "fetch"}
@@ -175,6 +176,15 @@ def test_a_thumbnail_is_for_those_who_see_its_ticket(world: World, ticket: Ticke
     assert answer["X-Content-Type-Options"] == "nosniff"
     assert signed_in(world.outsider).get(reverse("desk:thumbnail", args=[message.pk])).status_code == 404
     assert signed_in(world.agent).get(reverse("desk:thumbnail", args=[UUID(int=9)])).status_code == 404
+
+
+def test_a_refusal_has_the_headers_that_its_error_asks_for(world: World, ticket: Ticket, settings: Any) -> None:
+    settings.WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = 5
+    for _ in range(5):
+        record_call(session_id=world.line.pk, token=uuid4(), outcome="bad", probe=False, now=datetime.now(UTC))
+    refused = signed_in(world.agent).post(url("send", ticket.pk), {"kind": "REPLY", "text": "Oi"}, headers=FETCH)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (423, "WHATSAPP_CIRCUIT_OPEN")
+    assert 100 <= int(refused["Retry-After"]) <= 120
 
 
 def test_a_form_that_is_refused_keeps_its_text(world: World, ticket: Ticket) -> None:

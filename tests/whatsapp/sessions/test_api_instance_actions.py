@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from leadengine.accounts.models import ApiKey, AuditLog
 from leadengine.accounts.scopes import service_scope
@@ -16,6 +18,7 @@ from tests.outbound import Broker
 from tests.whatsapp.sessions.conftest import fresh, make
 from tests.whatsapp.sessions.steps import at_broker, becomes, connected, scan, set_columns
 from tests.whatsapp.sessions.test_api_instances import AWAY, HERE, INSTANCES, data_of, fits, qr_waiting
+from tickets.services.outbox.circuit import read_circuits, record_call
 from whatsapp.serializers import DeletedShape, DisconnectShape, InstanceShape, PairShape
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -112,7 +115,27 @@ def test_a_risk_pause_is_released_by_supervisors(house: World, broker: Broker, s
     with service_scope("test"):
         assert AuditLog.objects.filter(action="session.release", object_id=str(session.pk)).count() == 1
     settings.WHATSAPP_BROKER_URL = AWAY
+    set_columns(session.pk, risk_paused=True)
     assert refused(send(by_cookie(house.supervisor), "post", url)) == (502, "BROKER_UNREACHABLE")
+    assert fresh(session).risk_paused
+
+
+@pytest.mark.parametrize(("paused", "answer"), [(False, 200), (True, 502)])
+def test_a_circuit_is_closed_without_the_broker_whose_guard_stays_as_it_is(
+    house: World, broker: Broker, settings: Any, *, paused: bool, answer: int
+) -> None:
+    settings.WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = 5
+    session, now = connected(broker, house.agent), timezone.now()
+    set_columns(session.pk, risk_paused=paused)
+    for _ in range(5):
+        record_call(session_id=session.pk, token=uuid4(), outcome="bad", probe=False, now=now)
+    assert session.pk in read_circuits(now=now)
+    settings.WHATSAPP_BROKER_URL = AWAY  # whoever asks it is told so
+    url = f"{INSTANCES}/{session.connection_id}/release"
+    assert send(by_cookie(house.supervisor), "post", url)[0] == answer
+    assert session.pk not in read_circuits(now=now)
+    with service_scope("test"):
+        assert AuditLog.objects.filter(action="session.release", object_id=str(session.pk)).count() == 1
 
 
 def test_session_p70_reconnect_all_wishes_again_for_each_wanted_one(house: World, broker: Broker) -> None:
