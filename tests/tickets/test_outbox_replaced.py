@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from leadengine.accounts.scopes import tenant_scope, user_scope
 from leadengine.redis import client
+from tests.api import by_cookie
 from tests.conftest import World
 from tests.outbound import claim_due, conversation, events_of, queue, reload, send
 from tests.whatsapp.inbound import receive, text_event
@@ -71,6 +72,30 @@ def test_what_is_accepted_onto_a_replaced_line_leaves_through_its_last_replaceme
     assert client().exists(f"wake:send:{last.pk}")
     assert ids(claim_due(line=line_of(committed_world, last.pk), now=timezone.now())) == [late.pk]
     assert reload(planned).session_id == last.pk
+
+
+def test_a_door_that_names_a_replaced_line_uses_what_replaced_it(committed_world: World) -> None:
+    ticket = conversation(committed_world)
+    newer = make_line(committed_world)
+    replace(committed_world, newer)
+    person = by_cookie(committed_world.agent)
+
+    def ask(path: str, **body: Any) -> Message:
+        answer = person.post(path, {"text": "x", **body}, "application/json")
+        assert answer.status_code == 202, answer.content
+        with tenant_scope(committed_world.ipe.pk):
+            found: Message = Message.objects.select_related("ticket").get(pk=answer.json()["data"]["messageId"])
+            return found
+
+    named = "/api/integrations/whatsapp/instances/inst-ipe-01/messages"
+    rows = [
+        ask(f"/api/tickets/{ticket.pk}/messages", instanceId="inst-ipe-01"),
+        ask(named, to="+5511988887777"),
+        ask(named, to="+5511977776666"),
+    ]
+    assert {row.session_id for row in rows} == {newer.pk}
+    assert [row.ticket_id for row in rows[:2]] == [ticket.pk] * 2  # its ticket is open still
+    assert rows[2].ticket.session_id == newer.pk
 
 
 def test_what_comes_back_to_a_line_that_was_replaced_meanwhile_moves_on(committed_world: World) -> None:

@@ -90,7 +90,8 @@ def queue_to_ticket(*, ticket_id: UUID, wish: Wish, reopen: bool = False, now: d
 
     def find() -> _Found:
         state = lock()
-        return _Found(state, wish.session or line_of_session(session_id=state.session_id), state.contact_id)
+        session_id = wish.session.id if wish.session else state.session_id
+        return _Found(state, line_of_session(session_id=session_id), state.contact_id)
 
     def enter(found: _Found) -> TicketState:
         assert found.state is not None  # noqa: S101 - narrows the type
@@ -106,6 +107,7 @@ def queue_to_ticket(*, ticket_id: UUID, wish: Wish, reopen: bool = False, now: d
 def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime, target: str = "") -> Queued:
     """Accept a message to a contact on a line: into its open ticket there, or into one that is opened for it.
 
+    It leaves through the last line that replaced this one, if one did, whatever ticket it goes into.
     A new ticket goes to the line's default queue, assigned to the author when a person sends. `target` names what the
     caller addressed, for the idempotency hash; a merged contact is the one it is part of. Raises: as queue_message,
     ContactPhoneMismatch for a `wish.to` that is not theirs, and QueueMissing.
@@ -116,11 +118,16 @@ def queue_to_contact(*, contact_id: UUID, line: Line, wish: Wish, now: datetime,
     if current is None:
         raise NotFound
 
+    newer = line if line.replaced_by is None else line_of_session(session_id=line.id)
+
     def find() -> _Found:
-        return _Found(_lock_open(line, current, wish), line, current)
+        state = _lock_open(line, current, wish)
+        if state is None and newer.id != line.id:
+            state = _lock_open(newer, current, wish)
+        return _Found(state, newer, current)
 
     def enter(found: _Found) -> TicketState:
-        return found.state or _open_ticket(line, current, wish, now)
+        return found.state or _open_ticket(newer, current, wish, now)
 
     place = _Place(line.tenant_id, target or f"contact:{contact_id}", [current], find, enter)
     return _accept(transport, wish, place, now)
