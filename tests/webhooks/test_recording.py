@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from leadengine.accounts.scopes import service_scope, tenant_scope, user_scope
+from leadengine.ids import uuid7
 from leadengine.realtime.broadcast import broadcast
 from leadengine.redis import client
 from leadengine.webhooks.models import EVENTS, OutgoingEvent
@@ -22,8 +23,10 @@ from tests.payloads.freeze import CONTRACTS, contract, declared
 from tests.realtime.test_contracts import EVENTS as D21
 from tests.tickets.desk import arrive
 from tests.webhooks.receiver import connect, deliveries
+from tickets.services.outbox.circuit import record_call
+from tickets.transports import get_transport
 from whatsapp.models import WhatsAppSession
-from whatsapp.services.lines import announce_sessions
+from whatsapp.services.lines import announce_sessions, look_at_circuits
 from whatsapp.services.persistence import saving
 
 URL = "https://erp.example.test/hook"
@@ -175,3 +178,15 @@ def test_every_change_of_a_connection_is_told_in_full_without_its_code(committed
     assert data["hasQr"] is True
     assert data["circuit"]["state"] == "closed"
     assert not any("QRSECRET" in one.event.body for one in kept)
+
+
+def test_the_opening_of_a_circuit_is_told_as_it_is(committed_world: World, settings: Any) -> None:
+    world, now = committed_world, timezone.now()
+    endpoint, _ = connect(world.admin, URL, "whatsapp.session.updated")
+    settings.WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = 1
+    look_at_circuits(now=now)
+    record_call(session_id=world.line.pk, token=uuid7(), outcome="bad", probe=False, now=now)
+    with tenant_scope(world.ipe.pk):
+        get_transport("WHATSAPP").circuit_changed(tenant_id=world.ipe.pk, session_id=world.line.pk, now=now)
+    (told,) = deliveries(endpoint)
+    assert json.loads(told.event.body)["data"]["circuit"]["state"] == "open"
