@@ -186,6 +186,22 @@ def test_of_two_answers_at_once_the_second_is_asked(browsers: Browsers, desk: De
     expect(newer).to_be_hidden()
 
 
+def test_what_stands_last_and_is_old_hides_no_answer_that_was_seen(browsers: Browsers, desk: Desk) -> None:
+    """As a scheduled message that has left does, or one sent again: its place in the thread is not its position."""
+    ana, bruno = browsers.page("ana"), browsers.page("bruno")
+    lia = desk.customer("Lia Agendada")
+    lia.writes("Qual o prazo?")
+    open_ticket(ana, lia)
+    ana.locator("message-composer textarea").fill("Três dias.")
+    ana.locator("message-composer textarea").press("Enter")
+    expect(ana.locator("[data-status=DELIVERED]")).to_be_visible()
+    open_ticket(bruno, lia)
+    bruno.evaluate("document.querySelector('[data-items]').append(document.querySelector('.message:not(.is-out)'))")
+    bruno.locator("message-composer textarea").fill("Úteis, aliás.")
+    bruno.locator("message-composer textarea").press("Enter")
+    desk.product.wait_for(lambda: len(lia.got()) == 2)
+
+
 def test_eyes_and_typing_of_a_colleague_appear_and_lapse(browsers: Browsers, desk: Desk) -> None:
     ana, bruno = browsers.page("ana"), browsers.page("bruno")
     gil = desk.customer("Gil Vigiado")
