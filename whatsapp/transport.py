@@ -30,7 +30,14 @@ from whatsapp import broker_errors
 from whatsapp.adapters import Outgoing, get_adapter
 from whatsapp.services.atendimentos import follow_ticket
 from whatsapp.services.episodes import open_episode
-from whatsapp.services.lines import across_owners, announce_sessions, capabilities_of, find_line, flag_risk
+from whatsapp.services.lines import (
+    across_owners,
+    announce_sessions,
+    capabilities_of,
+    find_line,
+    flag_risk,
+    look_at_circuits,
+)
 from whatsapp.services.parking import apply_parked, meet
 from whatsapp.services.persistence import persist
 from whatsapp.services.queue_missing import release_waiting
@@ -121,6 +128,7 @@ class BrokerTransport:
         flag_risk(tenant_id=tenant_id, session_id=session_id, now=now)
 
     def circuit_changed(self, *, tenant_id: UUID, session_id: UUID, now: datetime) -> None:
+        look_at_circuits(now=now)  # Redis itself has just said so: it answers
         announce_sessions(tenant_id=tenant_id, ids=[session_id], change="status", now=now)
 
     def ticket_changed(self, *, tenant_id: UUID, ticket_id: UUID, now: datetime) -> None:
