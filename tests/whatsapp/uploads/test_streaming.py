@@ -272,3 +272,13 @@ def test_small_bodies_without_a_length_are_read_everywhere(web: Web) -> None:
         for body in (iter([b'{"email"', b': "x"}']), b'{"email": "x"}')
     ]
     assert told[0] == told[1] != {}
+
+
+@pytest.mark.parametrize("size", [100, 3 * MIB, 21 * MIB])
+def test_a_webhook_of_any_size_reaches_its_door(web: Web, settings: Settings, size: int) -> None:
+    address = web.url.removesuffix(URL) + "/api/webhooks/whatsapp"
+    key = {"X-API-Key": settings.WHATSAPP_WEBHOOK_API_KEY[0], "Content-Type": "application/json"}
+    body = json.dumps([" " * size]).encode()
+    for data in (body, iter([body[:1000], body[1000:]])):
+        answer = requests.post(address, data=data, headers=key, timeout=20)
+        assert answer.status_code == (413 if size > 20 * MIB else 204), answer.text
