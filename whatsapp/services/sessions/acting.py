@@ -6,7 +6,7 @@ Each calls the broker for at most SESSION_ACTION_TIMEOUT_MS; no transaction may 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -111,13 +111,13 @@ def release_session(*, session: WhatsAppSession, asker: Asker) -> WhatsAppSessio
     Without a pause the broker is not asked: its guard against a ban would be loosened for nothing. Raises: BrokerError.
     """
     close_circuit(session_id=session.pk)
-    changed = _let_go(session, asker, {}, free_held) or session
+    changed = _let_go(session, asker, {}) or session
     audit_session(asker, session, "session.release")
     if not changed.risk_paused:
         return changed
     with _asked(session):
         get_adapter().release_risk(instance=wire_name(session))
-    return _let_go(session, asker, {"risk_paused": False}, release_held) or changed
+    return _let_go(session, asker, {"risk_paused": False}) or changed
 
 
 def find_unclaimed() -> list[SessionState]:
@@ -136,17 +136,18 @@ def find_unclaimed() -> list[SessionState]:
     return [state for state in states if state.instance not in known]
 
 
-def _let_go(
-    session: WhatsAppSession, asker: Asker, columns: dict[str, Any], wake: Callable[..., None]
-) -> WhatsAppSession | None:
+def _let_go(session: WhatsAppSession, asker: Asker, columns: dict[str, Any]) -> WhatsAppSession | None:
+    """What waited for the circuit is due, and what a risk pause held once the row says that there is none."""
     now = timezone.now()
 
-    def decide(_row: WhatsAppSession) -> Change:
-        return Change("status", columns, then=lambda row: wake(session_id=row.pk, now=now))
+    def wake(row: WhatsAppSession) -> None:
+        free_held(session_id=row.pk, now=now)
+        if not row.risk_paused:
+            release_held(session_id=row.pk, now=now)
 
     return change_session(
         session_id=session.pk, tenant_id=session.tenant_id, operation="session.wish", origin=asker.origin,
-        decide=decide, now=now,
+        decide=lambda _row: Change("status", columns, then=wake), now=now,
     )  # fmt: skip
 
 
