@@ -30,6 +30,8 @@ SEEN_FOR = timedelta(minutes=1)  # a look at the circuits
 EVENT_PAUSE_MS = 1000
 ANNOUNCE_TASK = "whatsapp.announce_sessions"  # by name: the task stands above the services it calls
 _LATE = "session-news-late"
+_BY_ID = "id = %(word)s"  # by the index: a sender reads its line at every turn
+_BY_NAME = "(id::text = %(word)s OR connection_id = %(word)s OR broker_instance_id = %(word)s)"
 _seen: tuple[datetime, Mapping[UUID, Circuit]] = (datetime.min.replace(tzinfo=UTC), {})  # by this process
 
 
@@ -39,17 +41,17 @@ def find_line(reference: UUID | str) -> Line | None:
     An agent may send through a line of another owner, so this much of it is read for everyone of the tenant.
     """
     tenant_id = current_scope().tenant_id or None
-    word = str(reference)
+    rule = _BY_ID if isinstance(reference, UUID) else _BY_NAME
     with across_owners(), connection.cursor() as cursor:
         cursor.execute(
-            """SELECT id, tenant_id, connection_id, coalesce(broker_instance_id, connection_id), status,
+            f"""SELECT id, tenant_id, connection_id, coalesce(broker_instance_id, connection_id), status,
                    default_queue_id, replaced_by, capabilities, session_name, disconnected_at,
                    connected_at
                FROM whatsapp_sessions
-               WHERE (id::text = %s OR connection_id = %s OR broker_instance_id = %s)
-                   AND (deleted_at IS NULL OR replaced_by IS NOT NULL) AND tenant_id = coalesce(%s, tenant_id)
-               ORDER BY id::text = %s DESC, connection_id = %s DESC LIMIT 1""",
-            [word, word, word, tenant_id, word, word],
+               WHERE {rule} AND (deleted_at IS NULL OR replaced_by IS NOT NULL)
+                   AND tenant_id = coalesce(%(tenant)s, tenant_id)
+               ORDER BY id::text = %(word)s DESC, connection_id = %(word)s DESC LIMIT 1""",  # noqa: S608 - ours
+            {"word": str(reference), "tenant": tenant_id},
         )
         row = cursor.fetchone()
     if row is None:
