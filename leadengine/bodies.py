@@ -50,9 +50,6 @@ def capped(application: Application, *, most: int, refusal: DomainError) -> Appl
                 raise _TooLarge
             return message
 
-        if CUT in scope:
-            await _refuse(send, refusal)
-            return
         try:
             await application(scope, whole, send)
         except _TooLarge:
