@@ -35,17 +35,9 @@ class MessageComposer extends HTMLElement {
     this.stop.abort();
   }
 
-  get kind() {
-    return this.form.elements.kind.value;
-  }
-
-  get body() {
-    return `${this.kind}:${this.box.value}`;
-  }
-
-  get mode() {
-    return document.querySelector("#composer-notices")?.dataset ?? {};
-  }
+  get kind() { return this.form.elements.kind.value; }
+  get body() { return `${this.kind}:${this.box.value}`; }
+  get mode() { return document.querySelector("#composer-notices")?.dataset ?? {}; }
 
   turn(kind) {
     for (const tab of this.form.elements.kind) tab.checked = tab.value === kind;
