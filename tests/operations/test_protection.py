@@ -91,6 +91,8 @@ def test_a_version_is_used_once_and_may_be_made_anew_on_its_day(checkout: Path) 
         check(checkout, update=True, release="1.0.0", change="x")
     with pytest.raises(CommandError, match="--release and --change"):
         check(checkout, update=True)
+    with pytest.raises(CommandError, match="shorten it"):  # the table would refuse it at the next migration
+        call_command("protected_check", update=True, release="9.9.9", change="x" * 201)
 
 
 def test_the_list_survives_being_written(checkout: Path) -> None:

@@ -14,6 +14,9 @@ from django.utils import timezone
 from leadengine.operations.protection import Change, VersionTaken, approve_changes, find_breaches, write_page
 
 
+MOST = 200  # of ProtectedChange.change
+
+
 class Command(BaseCommand):
     help = (
         "Fail when a protected file has changed without an entry in docs/protected.toml, or when the page "
@@ -47,6 +50,8 @@ class Command(BaseCommand):
     def _update(self, root: Path, options: dict[str, Any]) -> None:
         if not options["release"] or not options["change"]:
             raise CommandError("--update needs --release and --change.")
+        if len(options["change"]) > MOST:
+            raise CommandError(f"--change is longer than {MOST} characters: shorten it.")  # the table refuses it later
         change = Change(
             date=timezone.localdate(),
             version=options["release"],
