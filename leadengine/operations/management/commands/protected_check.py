@@ -13,7 +13,6 @@ from django.utils import timezone
 
 from leadengine.operations.protection import Change, VersionTaken, approve_changes, find_breaches, write_page
 
-
 MOST = 200  # of ProtectedChange.change
 
 
