@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from whatsapp.services.persistence import saving
 
 ROOT = Path(__file__).resolve().parent.parent
 E2E = "tests/e2e/"
+FIRST = (E2E, "tests/embedded/")
 # What migrations fill.
 KEPT_TABLES = {
     "django_migrations", "django_content_type", "operations_protectedchange", "operations_emergencycontact",
@@ -45,13 +47,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Of several processes, that with the browser tests goes first: they take longest, and somebody waits in them."""
-    if (
-        "PYTEST_XDIST_WORKER" in os.environ
-        and not item.nodeid.startswith(E2E)
-        and not os.getpriority(os.PRIO_PROCESS, 0)
-    ):
-        os.nice(5)
+    """Of several processes, those whose tests take longest or look at a clock go first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        with suppress(PermissionError):  # only root takes it back
+            os.setpriority(os.PRIO_PROCESS, 0, 0 if item.nodeid.startswith(FIRST) else 5)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
