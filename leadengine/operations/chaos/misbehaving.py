@@ -90,7 +90,7 @@ class Weather(threading.Thread):
     def _calm(self) -> bool:
         self._behave({})
         self.product.simulate(f"/_sim/{self.line}/open", {})
-        return self._release()
+        return self._lift()
 
     def _begin(self, name: str) -> None:
         if name == RISK:
@@ -105,7 +105,7 @@ class Weather(threading.Thread):
         if name == OFFLINE:
             self.product.simulate(f"/_sim/{self.line}/open", {})
         if name == RISK:
-            self._release()
+            self._lift()
 
     def _stay(self, fault: Fault, began: datetime) -> bool:
         """Wait as long as a fault stays; whether a message has felt it."""
@@ -123,8 +123,15 @@ class Weather(threading.Thread):
         if keys:
             self.product.simulate(f"/_sim/{self.line}/behaviour", keys)
 
+    def _lift(self) -> bool:
+        """What a supervisor does on the sessions page; and a pause that no message has felt, which nobody sees there,
+        ends at the broker."""
+        done = self._release()
+        self.product.simulate(f"/instances/{self.line}/risk", {"threshold": 1})
+        self.product.simulate(f"/instances/{self.line}/risk/resume", {})
+        return done
+
     def _release(self) -> bool:
-        """What a supervisor does on the sessions page."""
         url = f"{self.product.url}/api/integrations/whatsapp/instances/{self.line}/release"
         return requests.post(url, json={}, headers={"X-API-Key": self._key}, timeout=20).ok
 
