@@ -38,6 +38,7 @@ from tests.whatsapp.wire import Wire, closed_port
 from tickets.models import Message, OutboundAttempt, Ticket
 from tickets.services.outbox import sweep_outbox, wake_session
 from whatsapp import broker as client
+from whatsapp.adapters import get_adapter
 from whatsapp.models import WhatsAppSession
 from whatsapp.services.lines import announce_late
 from whatsapp.services.sessions.acting import release_session
@@ -348,9 +349,14 @@ def tickets(world: World) -> int:
 # --- Show 10 ------------------------------------------------------------------------------------------------------
 
 
-def test_broker_10_after_a_logout_the_queued_messages_leave_in_order(committed_world: World, broker: Broker) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_broker_10_after_a_logout_the_queued_messages_leave_in_order(
+    committed_world: World, broker: Broker, late: bool
+) -> None:
     ticket = conversation(committed_world)
     broker.control("ipe-01/close", {"statusCode": 401})
+    if late:  # nobody looked before the broker had its next code
+        until(lambda: get_adapter().status(instance="ipe-01").state == "qrcode")
     rows = [queue(committed_world, ticket, text) for text in ("um", "dois", "três")]
     send(committed_world)
     assert {reload(row).status for row in rows} == {"QUEUED"}

@@ -219,7 +219,7 @@ def _scan(session: WhatsAppSession, now: datetime) -> Change | None:
     if session.status == Status.QRCODE:
         return Change("evidence", {"pending_wish": None}) if session.pending_wish else None
     linked = session.connected or session.status == Status.ERROR or session.reconnect_started_at is not None
-    if linked and session.connected_at is not None:
+    if session.connected or (linked and session.connected_at is not None):
         # It was paired and is not any more: a logout that came while nobody looked.
         return _then_scan(session, states.LOGGED_OUT, now)
     if session.status == Status.ERROR:
