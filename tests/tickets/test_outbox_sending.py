@@ -311,7 +311,7 @@ def test_claim_reads_what_waits_and_not_what_was_said(committed_world: World) ->
         assert "message_due" in plan, plan
         assert "message_live" in plan
     for plan in plans:
-        assert "Seq Scan on tickets_message" not in plan, plan
+        assert "Seq Scan on tickets_message " not in plan, plan
 
 
 def test_a_lease_outlives_the_longest_try(committed_world: World, broker: Broker) -> None:
