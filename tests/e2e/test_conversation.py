@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, WebSocketRoute, expect
+from playwright.sync_api import Page, Route, WebSocketRoute, expect
 
 from tests.e2e.conftest import Browsers
 from tests.e2e.desk import Customer, Desk
@@ -125,6 +125,29 @@ def test_a_cut_amid_two_hundred_messages_leaves_the_screen_equal_to_the_database
     expect(row_of(page, other)).to_contain_text("e eu também")
     expect(box).to_have_value("isto não pode sumir")
     assert page.evaluate("window.alive") is True
+
+
+def test_a_change_that_overtakes_its_message_is_shown(browsers: Browsers, desk: Desk) -> None:
+    page = browsers.page("ana")
+    lia = desk.customer("Lia Veloz")
+    lia.writes("primeira")
+    open_ticket(page, lia)
+    page.evaluate("document.addEventListener('live:message.updated', () => (window.changes = (window.changes ?? 0) + 1))")
+    held: list[str] = []
+
+    def hold(route: Route) -> None:
+        """The first answer that brings the second message is kept until a change of it was told."""
+        answer = route.fetch()
+        if not held and "segunda" in answer.text():
+            desk.product.simulate(f"/_sim/{desk.line_id}/react", {"id": second, "text": "👍"})
+            desk.product.wait_for(lambda: bool(page.evaluate("window.changes")))
+            held.append(answer.url)
+        route.fulfill(response=answer)
+
+    page.route("**/thread/?after=*", hold)
+    [second] = lia.writes("segunda")
+    expect(page.locator(".reaction")).to_have_text("👍")
+    assert held
 
 
 def test_a_restart_of_the_web_process_leaves_what_was_typed(browsers: Browsers, desk: Desk) -> None:

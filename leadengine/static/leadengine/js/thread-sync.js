@@ -8,6 +8,7 @@ class ThreadSync extends HTMLElement {
   connectedCallback() {
     this.ticket = this.dataset.ticket;
     this.wanted = new Map();
+    this.early = [];
     this.stop = new AbortController();
     const on = (name, act) => document.addEventListener(name, ({ detail }) => act(detail), { signal: this.stop.signal });
     for (const name of ["live:open", "live:poll", "live:resync", "live:reload"]) on(name, () => this.catchUp(true));
@@ -51,9 +52,12 @@ class ThreadSync extends HTMLElement {
     notice.hidden = false;
   }
 
-  // An older version that arrives late changes nothing; a newer one is fetched, together with its neighbours.
-  outdated({ ticketId, messageId, position, version }) {
+  // An older version that arrives late changes nothing; a newer one is fetched, together with its neighbours. One of a
+  // message that a request under way is bringing, perhaps as it was before, waits for it.
+  outdated(data) {
+    const { ticketId, messageId, position, version } = data;
     const item = document.querySelector(`.item[data-id="${CSS.escape(messageId)}"]`);
+    if (!item && this.running) this.early.push(data);
     if (!item || Number(item.dataset.version) >= version) return;
     const [from, to] = this.wanted.get(ticketId) ?? [position, position];
     this.wanted.set(ticketId, [Math.min(from, position), Math.max(to, position)]);
@@ -87,6 +91,7 @@ class ThreadSync extends HTMLElement {
       }
     } finally {
       this.running = false;
+      for (const data of this.early.splice(0)) this.outdated(data);
     }
   }
 
