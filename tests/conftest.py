@@ -74,22 +74,41 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Files:
 def django_db_setup(django_db_blocker: Any) -> Iterator[None]:
     """A fresh database with the real roles, migrated by the owner; the tests run as the application role."""
     with psycopg.connect(SERVER.geturl(), autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
-    passwords = {f"LEADENGINE_{role}_PASSWORD": PASSWORD for role in ("OWNER", "APP", "BACKUP")}
-    with psycopg.connect(SERVER.geturl(), autocommit=True) as admin:
         admin.execute("SELECT pg_advisory_lock(1)")  # roles belong to the server, and other processes make them, too
+        admin.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
+        migrated = _copy_of_another(admin)
+        passwords = {f"LEADENGINE_{role}_PASSWORD": PASSWORD for role in ("OWNER", "APP", "BACKUP")}
         subprocess.run(
             [str(find_binaries() / "psql"), "-X", "-q", "-v", f"database={NAME}", "-d", SERVER.geturl(), "-f",
              "deploy/postgres/roles.sql"],
             check=True, cwd=ROOT, env={**os.environ, **passwords}, capture_output=True,
         )  # fmt: skip
-    with django_db_blocker.unblock():
-        call_command("migrate", database="owner", verbosity=0)
-        connections["owner"].close()
+        if not migrated:
+            with django_db_blocker.unblock():
+                call_command("migrate", database="owner", verbosity=0)
+                connections["owner"].close()
+            if TEMPLATE:
+                admin.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE {NAME}")
     client().flushdb()
     yield
     for connection in connections.all():
         connection.close()
+
+
+# Several processes migrate once: the others take a copy. Named by the run, so that no run finds that of another.
+TEMPLATE = f"migrated_{os.environ['PYTEST_XDIST_TESTRUNUID']}" if "PYTEST_XDIST_TESTRUNUID" in os.environ else ""
+
+
+def _copy_of_another(admin: psycopg.Connection[Any]) -> bool:
+    """Make our database from the one that another process of this run has migrated, if there is one."""
+    others = admin.execute("SELECT datname FROM pg_database WHERE starts_with(datname, 'migrated_')").fetchall()
+    for (name,) in others:
+        if name != TEMPLATE:
+            admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    if (TEMPLATE,) not in others:
+        return False
+    admin.execute(f"CREATE DATABASE {NAME} OWNER leadengine_owner TEMPLATE {TEMPLATE}")
+    return True
 
 
 # Deleting from the few tables that have rows takes a tenth of the time of truncating all of them.
