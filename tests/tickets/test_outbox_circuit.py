@@ -211,7 +211,7 @@ def test_real_senders_find_back_when_the_broker_is_there_again(
     committed_world: World, broker: Broker, settings: Any
 ) -> None:
     settings.WHATSAPP_OUTBOUND_CIRCUIT_MAX_FAILURES = 2
-    settings.WHATSAPP_OUTBOUND_CIRCUIT_COOLDOWN_MS = 400
+    settings.WHATSAPP_OUTBOUND_CIRCUIT_COOLDOWN_MS = 2000
     url, settings.WHATSAPP_BROKER_URL = settings.WHATSAPP_BROKER_URL, f"http://127.0.0.1:{closed_port()}"
     rows = [queue(committed_world, ticket, f"{n}") for n, ticket in enumerate(customers(committed_world, 4))]
     send(committed_world)
