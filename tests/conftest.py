@@ -32,6 +32,8 @@ from whatsapp.services.persistence import saving
 ROOT = Path(__file__).resolve().parent.parent
 E2E = "tests/e2e/"
 FIRST = (E2E, "tests/embedded/")
+# Several processes migrate once: the others take a copy. Named by the run, so that no run finds that of another.
+TEMPLATE = f"migrated_{os.environ['PYTEST_XDIST_TESTRUNUID']}" if "PYTEST_XDIST_TESTRUNUID" in os.environ else ""
 # What migrations fill.
 KEPT_TABLES = {
     "django_migrations", "django_content_type", "operations_protectedchange", "operations_emergencycontact",
@@ -93,10 +95,6 @@ def django_db_setup(django_db_blocker: Any) -> Iterator[None]:
     yield
     for connection in connections.all():
         connection.close()
-
-
-# Several processes migrate once: the others take a copy. Named by the run, so that no run finds that of another.
-TEMPLATE = f"migrated_{os.environ['PYTEST_XDIST_TESTRUNUID']}" if "PYTEST_XDIST_TESTRUNUID" in os.environ else ""
 
 
 def _copy_of_another(admin: psycopg.Connection[Any]) -> bool:

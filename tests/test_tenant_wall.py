@@ -62,7 +62,7 @@ from whatsapp.services.persistence import saving
 
 SECRET = "IPESECRET"  # stands in every text of tenant A
 CALLED_SO = {"instance", "connection", "name", "rest"}  # how the surfaces call the id of a connection
-SOME = 24
+SOME = 12
 METHODS = ("get", "post", "put", "patch", "delete")
 # What a refusal may be. A success on another tenant's id never is; 503 only where nothing is configured.
 REFUSED = {302, 400, 401, 403, 404, 405, 409, 415, 422, 429, 501}
