@@ -132,7 +132,9 @@ def test_a_change_that_overtakes_its_message_is_shown(browsers: Browsers, desk: 
     lia = desk.customer("Lia Veloz")
     lia.writes("primeira")
     open_ticket(page, lia)
-    page.evaluate("document.addEventListener('live:message.updated', () => (window.changes = (window.changes ?? 0) + 1))")
+    page.evaluate(
+        "document.addEventListener('live:message.updated', () => (window.changes = (window.changes ?? 0) + 1))"
+    )
     held: list[str] = []
 
     def hold(route: Route) -> None:
